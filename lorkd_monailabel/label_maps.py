@@ -1,0 +1,243 @@
+"""Label maps: masks of many targets -> one map with names, codes and colours; overlaps counted; files written."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+
+from lorkd_monailabel.departments import LATERALITY, Structure
+from lorkd_monailabel.volumes import Grid
+
+_NIFTI = (".nii.gz", ".nii")
+_ITK = (".nrrd", ".mha")
+_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+# What 3D Slicer calls the lists that the codes are looked up in.
+_TYPE_LIST = "Segmentation category and type - 3D Slicer General Anatomy list"
+_REGION_LIST = "Anatomic codes - DICOM master list"
+
+Box = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One structure and its value in the label map, 1 to 65535."""
+
+    value: int
+    structure: Structure
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How many voxels two segments, named in the order they came, both claimed before one of them won."""
+
+    first: str
+    second: str
+    voxels: int
+
+
+@dataclass(frozen=True, eq=False)
+class LabelMap:
+    """Array (X, Y, Z) uint8 or uint16 of segment values, 0 where there is none, on the grid of the volume."""
+
+    array: np.ndarray
+    grid: Grid
+    segments: tuple[Segment, ...]
+    overlaps: tuple[Overlap, ...]
+
+
+def merge(probabilities: Iterable[tuple[Segment, np.ndarray]], grid: Grid, threshold: float = 0.5) -> LabelMap:
+    """Merges one probability volume after the other into a label map, uint8 for values up to 255, else uint16.
+
+    A target claims the voxels where its probability is above the threshold. Where several claim one, the highest
+    probability wins, and the earlier one if they are equal. Each pair's voxels in common are counted, whoever won them.
+    Only one probability volume is held at a time. No targets give an empty map.
+
+    Args:
+        probabilities: segments, each with its float array (X, Y, Z) on the grid.
+        grid: the grid of the label map.
+        threshold: probability above which a voxel is claimed.
+
+    Raises:
+        ValueError: an array does not fit the grid, or a value is not in 1..65535 or comes twice.
+    """
+    labels: np.ndarray = np.zeros(grid.shape, dtype=np.uint8)
+    best = np.zeros(grid.shape, dtype=np.float32)
+    claims: list[tuple[Segment, Box, np.ndarray]] = []
+    segments: list[Segment] = []
+    overlaps: list[Overlap] = []
+    for segment, probability in probabilities:
+        _check(segment, probability, grid, segments)
+        segments.append(segment)
+        if segment.value > 255 and labels.dtype == np.uint8:
+            labels = labels.astype(np.uint16)
+        claimed = probability > threshold
+        box = _bounding_box(claimed)
+        if box is None:
+            continue
+        claimed = claimed[box]
+        contested = claimed & (labels[box] > 0)
+        if contested.any():
+            for other, other_box, other_bits in claims:
+                if voxels := _voxels_in_common(contested, box, other_bits, other_box):
+                    overlaps.append(Overlap(other.structure.name, segment.structure.name, voxels))
+        # a bit for each voxel of its box is all that is kept of a claim
+        claims.append((segment, box, np.packbits(claimed, axis=2)))
+        candidate = probability[box].astype(np.float32)
+        wins = claimed & ((candidate > best[box]) | (labels[box] == 0))
+        labels[box][wins] = segment.value
+        best[box][wins] = candidate[wins]
+    return LabelMap(labels, grid, tuple(segments), tuple(overlaps))
+
+
+def _check(segment: Segment, probability: np.ndarray, grid: Grid, earlier: list[Segment]) -> None:
+    name = segment.structure.name
+    if probability.shape != grid.shape:
+        raise ValueError(f"{name} has shape {probability.shape}, but the grid has {grid.shape}; resample it first")
+    if not 1 <= segment.value <= 65535:
+        raise ValueError(f"value {segment.value} of {name} must be in 1..65535; number the segments from 1")
+    if segment.value in (other.value for other in earlier):
+        raise ValueError(f"value {segment.value} of {name} is taken, but each segment needs its own; number them anew")
+
+
+def _bounding_box(mask: np.ndarray) -> Box | None:
+    """The smallest box that holds all of a mask; None for an empty mask."""
+    box = []
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        where = np.flatnonzero(mask.any(axis=others))
+        if where.size == 0:
+            return None
+        box.append(slice(int(where[0]), int(where[-1]) + 1))
+    return box[0], box[1], box[2]
+
+
+def _voxels_in_common(mask: np.ndarray, box: Box, bits: np.ndarray, bits_box: Box) -> int:
+    """Counts the voxels of a mask of one box that are also set in the bits (packed along Z) of another box."""
+    starts = [max(one.start, other.start) for one, other in zip(box, bits_box, strict=True)]
+    stops = [min(one.stop, other.stop) for one, other in zip(box, bits_box, strict=True)]
+    if any(start >= stop for start, stop in zip(starts, stops, strict=True)):
+        return 0
+    common = list(zip(starts, stops, strict=True))
+    x, y, z = (slice(a - one.start, b - one.start) for (a, b), one in zip(common, box, strict=True))
+    u, v, w = (slice(a - one.start, b - one.start) for (a, b), one in zip(common, bits_box, strict=True))
+    other = np.unpackbits(bits[u, v], axis=2, count=bits_box[2].stop - bits_box[2].start)[:, :, w]
+    return int(np.count_nonzero(mask[x, y, z] & other.astype(bool)))
+
+
+def write_label_map(label_map: LabelMap, path: str | Path) -> None:
+    """Writes .nii, .nii.gz, .nrrd (also .seg.nrrd) or .mha, the whole file or none of it.
+
+    NRRD carries names, colours and codes in the header fields of 3D Slicer's segmentation files. NIfTI has the affine
+    as both sform and qform, code 1 (scanner); its format keeps 32-bit floats.
+
+    Raises:
+        ValueError: the extension is none of these.
+        OSError: the file cannot be written; what was at the path before is still there.
+    """
+    path = Path(path)
+    extension = next((known for known in _NIFTI + _ITK if path.name.lower().endswith(known)), None)
+    if extension is None:
+        raise ValueError(f"{path} must end in .nii, .nii.gz, .nrrd or .mha; choose one of these")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"folder {path.parent} of {path.name} does not exist; make it first")
+    # not tempfile: its files are for their owner alone, and the label map would stay so
+    temporary = path.with_name(f".{uuid.uuid4().hex}{extension}")
+    try:
+        if extension in _NIFTI:
+            _write_nifti(label_map, temporary)
+        else:
+            _write_itk(label_map, temporary, path)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_nifti(label_map: LabelMap, path: Path) -> None:
+    image = nibabel.Nifti1Image(label_map.array, label_map.grid.affine)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(label_map.grid.affine, code=1)
+    image.set_qform(label_map.grid.affine, code=1)
+    # into a file of our own: on a full disk nibabel leaves its open, and gzip's time stamp would differ each time
+    with path.open("wb") as file:
+        if path.suffix == ".gz":
+            with gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed:
+                image.to_stream(packed)
+        else:
+            image.to_stream(file)
+
+
+def _write_itk(label_map: LabelMap, temporary: Path, path: Path) -> None:
+    import SimpleITK as sitk  # here, as it costs as much as nibabel and numpy together
+
+    image = sitk.GetImageFromArray(label_map.array.transpose(2, 1, 0))
+    affine = _RAS_TO_LPS @ label_map.grid.affine
+    image.SetSpacing(label_map.grid.spacing_mm)
+    image.SetDirection((affine[:3, :3] / label_map.grid.spacing_mm).ravel().tolist())
+    image.SetOrigin(affine[:3, 3].tolist())
+    if temporary.suffix == ".nrrd":
+        for key, value in _slicer_fields(label_map).items():
+            image.SetMetaData(key, value)
+    try:
+        sitk.WriteImage(image, str(temporary), useCompression=True)
+    except RuntimeError as error:  # the only exception type SimpleITK has
+        raise OSError(f"{path} cannot be written; check space and permissions of its folder") from error
+
+
+def _slicer_fields(label_map: LabelMap) -> dict[str, str]:
+    """What 3D Slicer keeps of segments in the header of a NRRD file."""
+    x, y, z = label_map.grid.shape
+    fields = {
+        "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
+        "Segmentation_MasterRepresentation": "Binary labelmap",
+        "Segmentation_ReferenceImageExtentOffset": "0 0 0",
+    }
+    for index, segment in enumerate(label_map.segments):
+        structure = segment.structure
+        fields |= {
+            f"Segment{index}_ID": f"Segment_{segment.value}",
+            f"Segment{index}_Name": structure.name,
+            f"Segment{index}_NameAutoGenerated": "0",
+            f"Segment{index}_Color": " ".join(f"{channel / 255:.6f}" for channel in structure.color),
+            f"Segment{index}_ColorAutoGenerated": "0",
+            f"Segment{index}_LabelValue": str(segment.value),
+            f"Segment{index}_Layer": "0",
+            # of the whole map: Slicer cuts all segments of a layer to the extent of the first one
+            f"Segment{index}_Extent": f"0 {x - 1} 0 {y - 1} 0 {z - 1}",
+            f"Segment{index}_Tags": f"TerminologyEntry:{_terminology(structure)}|",
+        }
+    return fields
+
+
+def _terminology(structure: Structure) -> str:
+    """3D Slicer's form of a code: list~category~type~modifier~list~region~modifier of region."""
+    code, meaning = LATERALITY[structure.side] if structure.side else ("", "")
+    modifier = f"SCT^{code}^{meaning}" if code else "^^"
+    kind = f"SCT^{structure.snomed}^{structure.snomed_meaning}"
+    return f"{_TYPE_LIST}~SCT^123037004^Anatomical Structure~{kind}~{modifier}~{_REGION_LIST}~^^~^^"
+
+
+def summary(label_map: LabelMap) -> list[dict[str, Any]]:
+    """One JSON-ready dictionary a segment, in their order: value, name, department, color, snomed, voxels, ml."""
+    counts = np.zeros(np.iinfo(label_map.array.dtype).max + 1, dtype=np.int64)
+    for slab in label_map.array:  # slab by slab: bincount makes 8 bytes of each voxel
+        counts += np.bincount(slab.ravel(), minlength=len(counts))
+    return [
+        {
+            "value": segment.value,
+            "name": segment.structure.name,
+            "department": segment.structure.department,
+            "color": list(segment.structure.color),
+            "snomed": segment.structure.snomed,
+            "voxels": int(counts[segment.value]),
+            "ml": int(counts[segment.value]) * label_map.grid.voxel_ml,
+        }
+        for segment in label_map.segments
+    ]

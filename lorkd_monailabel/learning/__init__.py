@@ -1,0 +1,1 @@
+"""Learning: what the server's Train button and the recipes in ``train/`` share."""

@@ -1,0 +1,1 @@
+"""Networks: the text-prompted segmenter and the low-rank experts over it."""

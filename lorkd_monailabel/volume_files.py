@@ -1,0 +1,162 @@
+"""Volume files: NIfTI, NRRD, MetaImage and DICOM folders -> array, affine and what the file says of its modality.
+
+Arrays are (X, Y, Z) in the file's own axis order, as ``volumes`` has them; affines map voxel index to RAS+ millimetres.
+Only ``volumes.read_volume`` calls this file, and checks what it returns.
+"""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import nibabel
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
+
+# SimpleITK is imported where it is used, as it costs as much as all else but torch and few volumes need it
+if TYPE_CHECKING:
+    import SimpleITK
+
+_LOG = logging.getLogger(__name__)
+_REAL = "biuf"  # numpy kinds of one real number a voxel
+_NIFTI = (".nii", ".nii.gz")
+_ITK = (".nrrd", ".mha", ".mhd")
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_UNREADABLE = (
+    ImageFileError,
+    HeaderDataError,
+    WrapStructError,
+    EOFError,
+    OSError,
+    zlib.error,
+    # numpy's and nibabel's answers to absurd sizes in a damaged header
+    ValueError,
+    OverflowError,
+    MemoryError,
+)
+
+
+class VolumeFile(NamedTuple):
+    """What a file holds: array (X, Y, Z) of real numbers, affine (4, 4) to RAS+ mm, "ct", "mri" or None if unsaid."""
+
+    array: np.ndarray
+    affine: np.ndarray
+    modality: str | None
+
+
+def read_volume_file(path: Path) -> VolumeFile:
+    """Reads .nii, .nii.gz, .nrrd, .mha or .mhd, or a folder that holds one DICOM series.
+
+    Raises:
+        FileNotFoundError: there is nothing at the path.
+        ValueError: it is no image, or not 3D, or a single slice, or empty, or has no single real number a voxel.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; check the path")
+    name = path.name.lower()
+    if path.is_dir():
+        file = _read_dicom(path)
+    elif name.endswith(_NIFTI):
+        file = _read_nifti(path)
+    elif name.endswith(_ITK):
+        file = _read_itk(path)
+    else:
+        known = ", ".join((*_NIFTI, *_ITK))
+        raise ValueError(f"{path} must end in one of {known} or be a folder of one DICOM series; convert it first")
+    return file._replace(array=_squeezed(file.array, path))
+
+
+def _squeezed(array: np.ndarray, path: Path) -> np.ndarray:
+    """Drops further axes of length 1; refuses what is not a 3D volume of numbers."""
+    if array.dtype.kind not in _REAL:
+        raise ValueError(f"{path} has {array.dtype} voxels, but one real number a voxel is needed; export one channel")
+    shape = array.shape
+    if 0 in shape:
+        raise ValueError(f"{path} is empty (shape {shape}); export it again")
+    if array.ndim > 3 and all(length == 1 for length in shape[3:]):
+        array = array.reshape(shape[:3])
+    if array.ndim > 3:
+        raise ValueError(f"{path} has {array.ndim} axes (shape {shape}), but 3 are needed; export one time or channel")
+    if array.ndim < 3 or 1 in array.shape:
+        raise ValueError(f"{path} is 2D (shape {shape}), but a 3D volume is needed; give the whole series")
+    return array
+
+
+def _read_nifti(path: Path) -> VolumeFile:
+    try:
+        # no memory map: a file that is cut short must fail here, not where its voxels are first used
+        image = nibabel.load(path, mmap=False)
+        if not isinstance(image, nibabel.Nifti1Image):
+            raise ImageFileError("its content is not NIfTI")
+        if not (int(image.header["sform_code"]) or int(image.header["qform_code"])):
+            _LOG.warning("%s has neither sform nor qform, so left and right are a guess", path)
+        if image.get_data_dtype().kind not in _REAL:
+            return VolumeFile(np.empty(image.shape, dtype=image.get_data_dtype()), np.eye(4), None)
+        with np.errstate(over="ignore"):
+            array = np.asarray(image.dataobj, dtype=np.float32)  # scl_slope and scl_inter applied
+    except _UNREADABLE as error:
+        raise _unreadable(path, error) from error
+    return VolumeFile(array, np.asarray(image.affine, dtype=np.float64), None)
+
+
+def _read_itk(path: Path) -> VolumeFile:
+    import SimpleITK as sitk
+
+    try:
+        image = sitk.ReadImage(str(path))
+    except RuntimeError as error:  # the only exception type SimpleITK has
+        raise _unreadable(path, error) from error
+    return _from_itk(image, path)
+
+
+def _from_itk(image: SimpleITK.Image, path: Path, modality: str | None = None) -> VolumeFile:
+    import SimpleITK as sitk
+
+    if image.GetNumberOfComponentsPerPixel() != 1:
+        count = image.GetNumberOfComponentsPerPixel()
+        raise ValueError(f"{path} has {count} numbers a voxel, but one is needed; export one channel")
+    dimension = image.GetDimension()
+    affine = np.eye(4)
+    if dimension >= 3:
+        direction = np.reshape(image.GetDirection(), (dimension, dimension))[:3, :3]
+        affine[:3, :3] = direction * np.asarray(image.GetSpacing()[:3])
+        affine[:3, 3] = image.GetOrigin()[:3]
+    array = sitk.GetArrayFromImage(image)
+    return VolumeFile(array.transpose(range(array.ndim)[::-1]), _LPS_TO_RAS @ affine, modality)
+
+
+def _read_dicom(folder: Path) -> VolumeFile:
+    import SimpleITK as sitk
+
+    reader = sitk.ImageSeriesReader()
+    series = reader.GetGDCMSeriesIDs(str(folder))
+    if len(series) != 1:
+        raise ValueError(f"folder {folder} holds {len(series)} DICOM series, but must hold one; give that folder")
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder), series[0]))
+    reader.MetaDataDictionaryArrayUpdateOn()
+    try:
+        image = reader.Execute()
+    except RuntimeError as error:
+        raise _unreadable(folder, error) from error
+    slices = range(len(reader.GetFileNames()))
+    places = [reader.GetMetaData(i, "0020|0032") for i in slices if reader.HasMetaDataKey(i, "0020|0032")]
+    steps = np.linalg.norm(np.diff([[float(x) for x in place.split("\\")] for place in places], axis=0), axis=-1)
+    if len(steps) > 1 and np.ptp(steps) > 0.1 * np.median(steps):
+        low, high = steps.min(), steps.max()
+        raise ValueError(
+            f"the slices of {folder} are {low:.2f} to {high:.2f} mm apart, but must be evenly spaced; "
+            "look for missing slices and send the whole series"
+        )
+    tag = reader.GetMetaData(0, "0008|0060").strip() if reader.HasMetaDataKey(0, "0008|0060") else ""
+    return _from_itk(image, folder, {"CT": "ct", "MR": "mri"}.get(tag))
+
+
+def _unreadable(path: Path, error: BaseException) -> ValueError:
+    # SimpleITK's message is several lines on its own source code and can name the wrong reason; it stays in the chain
+    lines = ["SimpleITK refuses it"] if isinstance(error, RuntimeError) else str(error).strip().splitlines()
+    reason = lines[0].strip().rstrip(".") if lines else type(error).__name__
+    return ValueError(f"{path} cannot be read as an image ({reason}); check that it is complete and what it says it is")

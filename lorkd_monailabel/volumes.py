@@ -1,0 +1,242 @@
+"""Volumes: read them, bring them to canonical orientation, spacing and intensity, and the exact way back.
+
+Arrays are (X, Y, Z) in the file's own axis order; an affine maps voxel indices to RAS+ millimetres. Canonical arrays
+have their axes closest to right, anterior, superior. Batches of tensors are (B, C, X, Y, Z).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import nibabel
+import numpy as np
+import torch
+
+from lorkd_monailabel.volume_files import read_volume_file
+
+Modality = Literal["ct", "mri"]
+
+_TOLERANCE_VOXELS = 1e-3
+_CHUNK_ELEMENTS = 1 << 22
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Where the voxels of a volume are: shape (X, Y, Z) and affine (4, 4), voxel index to RAS+ millimetres.
+
+    Raises:
+        ValueError: the shape has an empty axis, or the affine is not a finite, invertible 4 x 4 matrix.
+    """
+
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+
+    def __post_init__(self) -> None:
+        """Copies shape and affine into their own types and refuses what is no grid."""
+        shape = tuple(int(length) for length in self.shape)
+        affine = np.array(self.affine, dtype=np.float64)
+        if len(shape) != 3 or min(shape) < 1:
+            raise ValueError(f"shape {shape} must be three lengths of at least 1; give a 3D volume")
+        if affine.shape != (4, 4) or not np.isfinite(affine).all():
+            raise ValueError("the affine must be a 4 x 4 matrix of finite numbers; export the volume again")
+        lengths = np.linalg.norm(affine[:3, :3], axis=0)
+        if lengths.min() < 1e-6 or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-6:
+            raise ValueError("the affine is singular, so voxels have no place in space; export the volume again")
+        affine.setflags(write=False)
+        object.__setattr__(self, "shape", shape)
+        object.__setattr__(self, "affine", affine)
+
+    def __eq__(self, other: object) -> bool:
+        """Equal when shape and affine are exactly equal."""
+        return isinstance(other, Grid) and self.shape == other.shape and np.array_equal(self.affine, other.affine)
+
+    def __hash__(self) -> int:
+        """Agrees with equality (adding 0.0 makes -0.0 and 0.0 the same bytes)."""
+        return hash((self.shape, (self.affine + 0.0).tobytes()))
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Length of one voxel step along each array axis, in millimetres."""
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(x), float(y), float(z)
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel, in millilitres."""
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """One image: array (X, Y, Z) float32 in the file's own axis order, its grid and its modality."""
+
+    array: np.ndarray
+    grid: Grid
+    modality: Modality
+
+
+def read_volume(path: str | Path, modality: str = "auto") -> Volume:
+    """Reads a 3D volume from .nii, .nii.gz, .nrrd, .mha or .mhd, or from a folder that holds one DICOM series.
+
+    Args:
+        path: the file or folder; further axes of length 1 are dropped.
+        modality: "ct", "mri", or "auto": what a DICOM series says of itself, else ``guess_modality``.
+
+    Raises:
+        FileNotFoundError: there is nothing at the path.
+        ValueError: it is no image, not 3D (or a single slice), empty, holds NaN or infinity or one value only, has a
+            singular affine, or the modality is unknown.
+    """
+    path = Path(path)
+    if modality not in ("auto", "ct", "mri"):
+        raise ValueError(f"modality {modality!r} must be auto, ct or mri; leave it out for auto")
+    file = read_volume_file(path)
+    with np.errstate(over="ignore"):
+        array = np.ascontiguousarray(file.array, dtype=np.float32)
+    # of the extremes alone, as NaN and infinity always reach them: no temporary of the volume's size
+    low, high = float(array.min()), float(array.max())
+    if not np.isfinite(low) or not np.isfinite(high):
+        raise ValueError(f"{path} holds NaN or infinite values, but all must be finite numbers; export it again")
+    if low == high:
+        raise ValueError(f"{path} holds one value only ({low:g}), so there is nothing to segment; export it again")
+    try:
+        grid = Grid(cast("tuple[int, int, int]", array.shape), file.affine)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    chosen = modality if modality != "auto" else file.modality or guess_modality(array)
+    return Volume(array, grid, cast("Modality", chosen))
+
+
+def canonical_grid(grid: Grid, spacing_mm: float | tuple[float, float, float]) -> Grid:
+    """Gives the grid of the same field of view with axes closest to RAS+ and the given spacing.
+
+    Axes are permuted and flipped only, so an oblique volume stays oblique and no voxel is mixed at its own spacing.
+    The centre of the field of view stays where it is, and its outer edges move by at most a quarter of a new voxel.
+
+    Args:
+        grid: the grid of the file.
+        spacing_mm: one spacing for all axes, or one for each axis of the canonical grid, in millimetres.
+
+    Raises:
+        ValueError: a spacing is not a positive number.
+    """
+    spacing = np.broadcast_to(np.asarray(spacing_mm, dtype=np.float64), (3,))
+    if not (np.isfinite(spacing).all() and spacing.min() > 0):
+        raise ValueError(f"spacing {spacing_mm} mm must be positive; give one number or three")
+    orientation = nibabel.io_orientation(grid.affine)
+    canonical_axis = orientation[:, 0].astype(int)  # of each file axis
+    order = np.argsort(canonical_axis)
+    old_spacing = np.asarray(grid.spacing_mm)[order]
+    columns = grid.affine[:3, :3][:, order] * orientation[order, 1] / old_spacing
+    old_shape = np.asarray(grid.shape)[order]
+    shape = np.maximum(1, np.floor(old_shape * old_spacing / spacing + 0.5)).astype(int)
+    centre = grid.affine[:3, :3] @ ((np.asarray(grid.shape) - 1) / 2) + grid.affine[:3, 3]
+    affine = np.eye(4)
+    affine[:3, :3] = columns * spacing
+    affine[:3, 3] = centre - affine[:3, :3] @ ((shape - 1) / 2)
+    return Grid((int(shape[0]), int(shape[1]), int(shape[2])), affine)
+
+
+def resample(tensor: torch.Tensor, source: Grid, target: Grid, mode: Literal["linear", "nearest"]) -> torch.Tensor:
+    """Brings a tensor (C, X, Y, Z) from the source grid to the target grid, axis by axis.
+
+    The grids may differ by permutation, flip, scale and shift, not by rotation. Axes that only move by whole voxels
+    are copied, so identity, permutation and flip are bit exact; between equal grids the result may share memory with
+    the argument. Beyond the source the outermost voxels repeat. Shrinking is plain linear interpolation (or the
+    nearest voxel) without a low-pass filter, so beyond a factor of about 1.5 it skips voxels and keeps their noise.
+
+    Raises:
+        ValueError: the tensor does not fit the source, the grids are rotated against each other, the mode is unknown,
+            or it is "linear" for whole numbers.
+    """
+    if mode not in ("linear", "nearest"):
+        raise ValueError(f"mode {mode!r} must be linear or nearest; use nearest for labels")
+    if tensor.ndim != 4 or tuple(tensor.shape[1:]) != source.shape:
+        raise ValueError(f"tensor {tuple(tensor.shape)} must be (C, X, Y, Z) on the source grid {source.shape}")
+    if mode == "linear" and not tensor.is_floating_point():
+        raise ValueError(f"linear needs floating point, not {tensor.dtype}; use nearest or convert it")
+    axes, positions = _axis_maps(source, target)
+    tensor = tensor.permute(0, *(axis + 1 for axis in axes))
+    # the axis that shrinks most goes first, so that the others have less to do
+    for axis in sorted(range(3), key=lambda axis: target.shape[axis] / tensor.shape[axis + 1]):
+        tensor = _along(tensor, axis + 1, positions[axis], mode)
+    return tensor.contiguous()
+
+
+def _axis_maps(source: Grid, target: Grid) -> tuple[list[int], list[np.ndarray]]:
+    """For each target axis: the source axis it runs along, and its positions there in source voxels."""
+    matrix = np.linalg.solve(source.affine, target.affine)
+    axes = [int(axis) for axis in np.abs(matrix[:3, :3]).argmax(axis=0)]
+    reach = np.abs(matrix[:3, :3]) * (np.asarray(target.shape) - 1)
+    reach[axes, range(3)] = 0
+    if sorted(axes) != [0, 1, 2] or reach.sum(axis=1).max() > _TOLERANCE_VOXELS:
+        raise ValueError("the grids are rotated against each other, but may differ by permutation, flip, scale and "
+                         "shift only; make the target with canonical_grid(source, spacing_mm)")  # fmt: skip
+    positions = []
+    for axis, (along, length) in enumerate(zip(axes, target.shape, strict=True)):
+        position = matrix[along, axis] * np.arange(length) + matrix[along, 3]
+        whole = np.round(position)
+        exact = np.abs(position - whole).max() <= _TOLERANCE_VOXELS
+        # nine digits, so that rounding errors cannot decide which way a voxel half between two others goes
+        position = whole if exact else np.round(position, 9)
+        positions.append(np.clip(position, 0, source.shape[along] - 1))
+    return axes, positions
+
+
+def _along(tensor: torch.Tensor, axis: int, position: np.ndarray, mode: str) -> torch.Tensor:
+    """Picks or interpolates (C, X, Y, Z) at positions along one axis."""
+    last = tensor.shape[axis] - 1
+    low = np.floor(position if mode == "linear" else position + 0.5).astype(np.int64)
+    weight = position - low
+    if mode == "nearest" or not weight.any():
+        if np.array_equal(low, np.arange(last + 1)):
+            return tensor
+        return tensor.index_select(axis, torch.from_numpy(low).to(tensor.device))
+    first = torch.from_numpy(low).to(tensor.device)
+    second = (first + 1).clamp(max=last)
+    shape = [1, 1, 1, 1]
+    shape[axis] = len(low)
+    weights = torch.from_numpy(weight).to(tensor).reshape(shape)
+    result = tensor.new_empty([*tensor.shape[:axis], len(low), *tensor.shape[axis + 1 :]])
+    # slab by slab along another axis: two neighbours of the whole tensor at once would be two more copies of it
+    across = 1 if axis != 1 else 2
+    slab = max(1, _CHUNK_ELEMENTS * tensor.shape[across] // max(1, result.numel()))
+    for part, out in zip(tensor.split(slab, across), result.split(slab, across), strict=True):
+        torch.lerp(part.index_select(axis, first), part.index_select(axis, second), weights, out=out)
+    return result
+
+
+def normalise(array: np.ndarray, modality: str) -> np.ndarray:
+    """Brings intensities of any shape to what the networks expect, as a new float32 array.
+
+    CT: Hounsfield units clipped to [-500, 1000], minus 50, by 200. MRI: clipped to the 0.5th and 99.5th percentile of
+    the whole volume, then its z-score (all 0 where one value is left). An empty array stays empty.
+
+    Raises:
+        ValueError: the modality is neither "ct" nor "mri".
+    """
+    if modality not in ("ct", "mri"):
+        raise ValueError(f"modality {modality!r} must be ct or mri; read the volume with read_volume")
+    result = np.array(array, dtype=np.float32)
+    if result.size == 0:
+        return result
+    if modality == "ct":
+        np.clip(result, -500.0, 1000.0, out=result)
+        return (result - np.float32(50)) / np.float32(200)
+    low, high = np.percentile(result, (0.5, 99.5))
+    np.clip(result, np.float32(low), np.float32(high), out=result)
+    result -= np.float32(result.mean(dtype=np.float64))
+    deviation = float(result.std(dtype=np.float64))
+    return result / np.float32(deviation) if deviation > 0 else np.zeros_like(result)
+
+
+def guess_modality(array: np.ndarray) -> Modality:
+    """Guesses CT or MRI from intensities: CT where at least 1 % of the voxels are -50 or less, else MRI.
+
+    A field of view in Hounsfield units nearly always holds that much air (-1000), lung or fat (-100). Magnitudes of
+    magnetic resonance are not negative, but for the few voxels where resampling by splines overshot, which is why a
+    share decides and not the minimum. A CT stored without its offset must be named.
+    """
+    return "ct" if array.size and np.count_nonzero(array <= -50) >= 0.01 * array.size else "mri"

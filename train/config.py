@@ -1,0 +1,190 @@
+"""Configs: dataclasses read from TOML, with ``--set key=value`` over them."""
+
+import argparse
+import tomllib
+import types
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which cases a run learns from and how it cuts patches.
+
+    Attributes:
+        cases: JSON lines, see ``lorkd_monailabel.learning.cases``.
+        splits: keep these.
+        sources: keep these; empty keeps all.
+        limit: most cases of a source for each department; 0 keeps all.
+        spacing_mm: department -> spacing of its grid; ``default`` for the others.
+        weights: department -> how often it is drawn; ``default`` for the others.
+        patch: voxels along each axis.
+        max_queries: structures asked for at once.
+        augment: vary geometry and intensities.
+        workers: processes that make samples.
+        cache: folder of prepared cases.
+    """
+
+    cases: str
+    splits: list[str] = field(default_factory=lambda: ["train"])
+    sources: list[str] = field(default_factory=list)
+    limit: int = 0
+    spacing_mm: dict[str, float] = field(default_factory=lambda: {"default": 3.0})
+    weights: dict[str, float] = field(default_factory=lambda: {"default": 1.0})
+    patch: int = 64
+    max_queries: int = 16
+    augment: bool = True
+    workers: int = 1
+    cache: str = ".cache/prepared"
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """A foundation trained from scratch."""
+
+    data: DataConfig
+    output: str
+    network: str = "toy_foundation"
+    steps: int = 1000
+    batch_size: int = 8
+    learning_rate: float = 1e-3
+    bf16: bool = True
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class DecomposeConfig:
+    """Base and experts from a foundation (LoRKD, Algorithm 1).
+
+    Attributes:
+        data: cases.
+        foundation: its file.
+        output: folder of the run's state.
+        store: where base and experts are published.
+        network: size of the base.
+        rank: of every expert.
+        decoder_multiplier: rank of the pixel decoder over that of the encoder.
+        alpha: scale times rank.
+        beta: weight of the transfer loss.
+        continue_store: start from the newest base and experts of the store instead of from scratch.
+        warmup_steps: of the base alone.
+        steps: of base and experts together.
+        batch_size: samples a step.
+        learning_rate: of the base.
+        expert_learning_rate: of the factors.
+        half: publish in half precision.
+        bf16: train under bfloat16 autocast.
+        seed: of everything drawn.
+    """
+
+    data: DataConfig
+    foundation: str
+    output: str
+    store: str
+    network: str = "toy"
+    rank: int = 4
+    decoder_multiplier: int = 2
+    alpha: float = 16.0
+    beta: float = 0.1
+    continue_store: bool = False
+    warmup_steps: int = 300
+    steps: int = 1000
+    batch_size: int = 8
+    learning_rate: float = 1e-3
+    expert_learning_rate: float = 1e-3
+    half: bool = False
+    bf16: bool = True
+    seed: int = 0
+
+
+def parse(config_class: type, description: str, argv: Sequence[str] | None) -> Any:
+    """Read the command line of a recipe: a TOML file and ``--set`` overrides.
+
+    Exits with status 2 and one sentence where they don't make a config.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("config", type=Path, help="TOML file")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for example data.patch=48")
+    arguments = parser.parse_args(argv)
+    try:
+        return load(config_class, arguments.config, arguments.set)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def load(config_class: type, path: Path, overrides: Sequence[str] = ()) -> Any:
+    """Make a config of a TOML file.
+
+    Args:
+        config_class: dataclass to fill.
+        path: of the file.
+        overrides: ``key=value``; dots reach into tables, values are TOML, and what is no TOML is text.
+
+    Raises:
+        ValueError: the file or an override can't be read, a key is unknown or missing, or a value has the wrong type.
+    """
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"config {path} can't be read ({error}); give a TOML file") from error
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise ValueError(f"--set {override!r} has no '='; write key=value")
+        *tables, last = key.strip().split(".")
+        place = tree
+        for table in tables:
+            place = place.setdefault(table, {})
+        place[last] = _value(text.strip())
+    return _fill(config_class, tree, "")
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _fill(config_class: type, tree: dict[str, Any], prefix: str) -> Any:
+    hints = get_type_hints(config_class)
+    unknown = sorted(set(tree) - set(hints))
+    if unknown:
+        raise ValueError(f"config key {prefix}{unknown[0]} is unknown; known are {', '.join(sorted(hints))}")
+    values = {}
+    for entry in fields(config_class):
+        key = f"{prefix}{entry.name}"
+        if entry.name not in tree:
+            if entry.default is MISSING and entry.default_factory is MISSING and not is_dataclass(hints[entry.name]):
+                raise ValueError(f"config key {key} is missing; set it in the file or by --set {key}=…")
+            if is_dataclass(hints[entry.name]):
+                values[entry.name] = _fill(hints[entry.name], {}, f"{key}.")
+            continue
+        value = tree[entry.name]
+        if is_dataclass(hints[entry.name]) and isinstance(value, dict):
+            values[entry.name] = _fill(hints[entry.name], value, f"{key}.")
+        else:
+            values[entry.name] = _checked(value, hints[entry.name], key)
+    return config_class(**values)
+
+
+def _checked(value: Any, hint: Any, key: str) -> Any:
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        choices = get_args(hint)
+    else:
+        choices = (hint,)
+    for choice in choices:
+        kind = get_origin(choice) or choice
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+            if kind in (list, dict):
+                inner = get_args(choice)[-1]
+                items = value.items() if kind is dict else enumerate(value)
+                checked = {index: _checked(item, inner, f"{key}.{index}") for index, item in items}
+                return checked if kind is dict else list(checked.values())
+            return value
+    raise ValueError(f"config key {key} is {value!r}; it must be {hint}")

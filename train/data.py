@@ -1,0 +1,78 @@
+"""From a ``DataConfig`` to a stream of samples."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from lorkd_monailabel.learning.cases import Case, PreparedCase, departments_of, prepare, read_cases
+from lorkd_monailabel.learning.samples import Samples
+from train.config import DataConfig
+
+
+def prepared_cases(data: DataConfig, departments: Sequence[str] = ()) -> dict[str, list[PreparedCase]]:
+    """Prepare every case of every department, with a progress bar; what is in the cache is read from there.
+
+    Args:
+        data: which cases.
+        departments: keep these; empty keeps all that have a case.
+
+    Raises:
+        ValueError: a case can't be read, or a department has none.
+    """
+    cases = read_cases(data.cases, splits=data.splits, sources=data.sources)
+    chosen = {name: _of(name, cases, data.limit) for name in departments or departments_of(cases)}
+    for name, own in chosen.items():
+        if not own:
+            raise ValueError(f"department {name!r} has no case in {data.cases}; leave it out or add cases")
+    prepared = defaultdict(list)
+    with tqdm(total=sum(map(len, chosen.values())), desc="prepare cases", unit="case") as bar:
+        for name, own in chosen.items():
+            spacing_mm = spacing_of(data, name)
+            for case in own:
+                margin_mm = data.patch * spacing_mm / 2
+                prepared[name].append(
+                    prepare(case, department=name, spacing_mm=spacing_mm, margin_mm=margin_mm, cache=Path(data.cache))
+                )
+                bar.update()
+    return dict(prepared)
+
+
+def samples_of(data: DataConfig, prepared: dict[str, list[PreparedCase]], *, stride: int, seed: int) -> Samples:
+    """Make the stream of samples of prepared cases."""
+    return Samples(
+        prepared,
+        weights={name: data.weights.get(name, data.weights.get("default", 1.0)) for name in prepared},
+        patch=data.patch,
+        stride=stride,
+        max_queries=data.max_queries,
+        augment=data.augment,
+        seed=seed,
+    )
+
+
+def spacing_of(data: DataConfig, department: str) -> float:
+    """Give the spacing of a department's grid, in mm."""
+    return data.spacing_mm.get(department, data.spacing_mm.get("default", 3.0))
+
+
+def structures_of(prepared: Sequence[PreparedCase]) -> tuple[str, ...]:
+    """Name the structures of prepared cases that have a voxel somewhere, in the order they are met."""
+    return tuple(dict.fromkeys(name for case in prepared for name, voxels in case.centres.items() if len(voxels)))
+
+
+def sources_of(prepared: Iterable[PreparedCase]) -> list[str]:
+    """Name the data sets of prepared cases, sorted."""
+    return sorted({case.case.source for case in prepared})
+
+
+def _of(department: str, cases: Sequence[Case], limit: int) -> list[Case]:
+    counts: dict[str, int] = defaultdict(int)
+    kept = []
+    for case in cases:
+        if case.of(department):
+            counts[case.source] += 1
+            if not limit or counts[case.source] <= limit:
+                kept.append(case)
+    return kept

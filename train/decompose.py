@@ -1,0 +1,129 @@
+"""Decompose a foundation into a base and an expert for each department, and publish them.
+
+    python -m train.decompose train/configs/default_store.toml --set data.cases=cases.jsonl
+
+Stop with Ctrl+C and run again to go on. Base and experts are added to ``store`` as new revisions.
+"""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from lorkd_monailabel.experts import Base, as_float, extract, plain_network
+from lorkd_monailabel.learning.cases import PreparedCase
+from lorkd_monailabel.learning.decomposition import Decomposition, decompose
+from lorkd_monailabel.learning.training import Interrupted, Progress, stop_on_signal
+from lorkd_monailabel.networks.segmenter import SIZES, build_segmenter
+from lorkd_monailabel.store import ExpertStore, load_base
+from lorkd_monailabel.text_encoder import QUERIES, QueryTable
+from train.bar import Bar
+from train.config import DecomposeConfig, parse
+from train.data import prepared_cases, samples_of, sources_of, spacing_of, structures_of
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the recipe; returns the exit status."""
+    config: DecomposeConfig = parse(DecomposeConfig, __doc__ or "", argv)
+    try:
+        published = run_decomposition(config)
+    except (ValueError, Interrupted) as error:
+        print(error, file=sys.stderr)
+        return 130 if isinstance(error, Interrupted) else 2
+    for department, revision in published.items():
+        print(f"published {department}/{revision:04d} in {config.store}")
+    return 0
+
+
+def run_decomposition(config: DecomposeConfig) -> dict[str, int]:
+    """Train and publish; return department -> revision."""
+    table = QueryTable.load(QUERIES)
+    foundation_file = load_base(Path(config.foundation), "foundation")
+    if foundation_file.query_space != table.space_sha256():
+        raise ValueError(f"{config.foundation} was trained with another query table; train it anew with this one")
+    foundation = plain_network(foundation_file.network, as_float(foundation_file.weights))
+    prepared = prepared_cases(config.data)
+    torch.manual_seed(config.seed)
+    network = build_segmenter(config.network)
+    decomposition = Decomposition(
+        network,
+        ranks=dict.fromkeys(prepared, config.rank),
+        decoder_multiplier=config.decoder_multiplier,
+        alpha=config.alpha,
+    )
+    store = ExpertStore(config.store)
+    if config.continue_store:
+        base = store.base()
+        experts = [store.load(name) for name in prepared if store.newest(name)]
+        decomposition.load(base, [expert for expert in experts if expert.base_sha256 == base.sha256])
+
+    bars: list[Bar] = []
+
+    def report(phase: str) -> Callable[[Progress], None]:
+        bars.append(Bar(phase))
+        return bars[-1]
+
+    with stop_on_signal() as stop:
+        try:
+            decompose(
+                decomposition,
+                samples_of(config.data, prepared, stride=network.unet.stride, seed=config.seed),
+                foundation=foundation,
+                queries=table,
+                warmup_steps=config.warmup_steps,
+                steps=config.steps,
+                batch_size=config.batch_size,
+                learning_rate=config.learning_rate,
+                expert_learning_rate=config.expert_learning_rate,
+                beta=config.beta,
+                bf16=config.bf16,
+                folder=Path(config.output),
+                report=report,
+                stop=stop,
+                workers=config.data.workers,
+            )
+        finally:
+            for bar in bars:
+                bar.close()
+    return publish(config, decomposition, store, foundation=foundation_file, prepared=prepared)
+
+
+def publish(
+    config: DecomposeConfig,
+    decomposition: Decomposition,
+    store: ExpertStore,
+    *,
+    foundation: Base,
+    prepared: Mapping[str, Sequence[PreparedCase]],
+) -> dict[str, int]:
+    """Publish the base, then every department's expert over it; return department -> revision."""
+    dtype = torch.float16 if config.half else torch.float32
+    base = decomposition.base(
+        network=SIZES[config.network],
+        window=config.data.patch,
+        query_space=foundation.query_space,
+        about={"foundation": foundation.sha256, "training": asdict(config)},
+        dtype=dtype,
+    )
+    store.publish_base(base)
+    return {
+        department: store.publish(
+            extract(
+                decomposition.factors[department],
+                department=department,
+                base_sha256=base.sha256,
+                spacing_mm=spacing_of(config.data, department),
+                structures=structures_of(cases),
+                parent=store.newest(department) or 0,
+                about={"sources": sources_of(cases), "cases": len(cases), "steps": config.steps},
+                dtype=dtype,
+            )
+        )
+        for department, cases in prepared.items()
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
