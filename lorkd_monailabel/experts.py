@@ -97,7 +97,8 @@ def fuse(
         if name not in weights:
             raise ValueError(f"the expert changes {name!r}, which the base lacks; it belongs to another network")
         weight = weights[name]
-        if lora_a.shape[1] * lora_b.shape[0] != weight.numel() or lora_a.shape[0] != lora_b.shape[1]:
+        pair = (*lora_a.shape, *lora_b.shape)
+        if len(pair) != 4 or lora_a.dim() != 2 or pair[0] != pair[3] or pair[1] * pair[2] != weight.numel():
             raise ValueError(
                 f"factors {tuple(lora_a.shape)} and {tuple(lora_b.shape)} do not make {name} {tuple(weight.shape)}; "
                 "they belong to another network"
@@ -128,10 +129,13 @@ def plain_network(network: Mapping[str, Any], weights: Mapping[str, Tensor]) -> 
     """Build a segmenter around weights, without copying them, in evaluation mode.
 
     Raises:
-        ValueError: the weights are not those of such a network.
+        ValueError: the numbers make no network, or the weights are not those of such a one.
     """
-    with torch.device("meta"):
-        segmenter = build_segmenter(**network)
+    try:
+        with torch.device("meta"):
+            segmenter = build_segmenter(**network)
+    except (TypeError, RuntimeError, AssertionError, ZeroDivisionError) as error:
+        raise ValueError(f"numbers {dict(network)} make no segmenter ({error}); use those it was saved with") from error
     try:
         segmenter.load_state_dict(dict(weights), assign=True)
     except RuntimeError as error:
@@ -191,5 +195,5 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.dim() else tensor.numpy().tobytes())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

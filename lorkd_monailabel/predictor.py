@@ -178,7 +178,7 @@ class Predictor:
             return logits.float().sigmoid()
 
         stride = fused.network.unet.stride
-        window = [min(fused.window, -(-size // stride) * stride) for size in image.shape[1:]]
+        window = [-(-min(fused.window, size) // stride) * stride for size in image.shape[1:]]
         return sliding_window(image, call, window=(window[0], window[1], window[2]), overlap=OVERLAP, progress=progress)
 
     def _nobody_knows(self, targets: Sequence[Target]) -> str:

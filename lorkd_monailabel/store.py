@@ -10,7 +10,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +29,52 @@ BASE = "base"
 _FILE = re.compile(r"(\d{4,})\.safetensors")
 _BASE_FIELDS = ("network", "window", "query_space", "revision", "about")
 _EXPERT_FIELDS = tuple(field.name for field in fields(Expert) if field.name not in ("factors", "norms"))
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_whole(value: object) -> bool:
+    return type(value) is int
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and -1e30 < value < 1e30  # type: ignore[operator]
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_table_of_numbers(value: object) -> bool:
+    return isinstance(value, dict) and all(map(_is_number, value.values()))
+
+
+def _is_list_of_texts(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+_BASE_RULES: dict[str, Callable[[object], bool]] = {
+    "sha256": _is_text,
+    "network": _is_table,
+    "window": _is_whole,
+    "query_space": _is_text,
+    "revision": _is_whole,
+    "about": _is_table,
+}
+_EXPERT_RULES: dict[str, Callable[[object], bool]] = {
+    "department": _is_text,
+    "base_sha256": _is_text,
+    "scales": _is_table_of_numbers,
+    "ranks": lambda value: isinstance(value, dict) and all(map(_is_whole, value.values())),
+    "spacing_mm": _is_number,
+    "structures": _is_list_of_texts,
+    "revision": _is_whole,
+    "parent": _is_whole,
+    "metrics": _is_table_of_numbers,
+    "about": _is_table,
+}
 
 
 class ExpertStore:
@@ -81,7 +127,7 @@ class ExpertStore:
             ValueError: there is no such revision, or its file is damaged.
         """
         path = self.path(department, revision)
-        return _header(path, path.stat().st_mtime_ns)
+        return _header(path, path.stat().st_mtime_ns, "base" if department == BASE else "expert")
 
     def load(self, department: str, revision: int | None = None) -> Expert:
         """Load an expert, the newest if no revision is named.
@@ -136,6 +182,7 @@ class ExpertStore:
 
     def _append(self, name: str, header: dict[str, Any], tensors: Mapping[str, Tensor]) -> int:
         folder = self.folder / _folder_name(name)
+        _check(json.loads(json.dumps(header)), folder)  # what could not be read again must not be the newest
         folder.mkdir(parents=True, exist_ok=True)
         while True:
             number = (self.newest(name) or 0) + 1
@@ -158,11 +205,8 @@ def load_base(path: Path, kind: str = "base") -> Base:
         ValueError: the file is missing, damaged, or of another kind.
     """
     header, tensors = read_file(path, kind)
-    try:
-        base = Base(weights=tensors, **{name: header[name] for name in _BASE_FIELDS})
-    except KeyError as error:
-        raise ValueError(f"{path} lacks {error} in its header; restore it from a backup") from error
-    if base.sha256 != header.get("sha256"):
+    base = Base(weights=tensors, **{name: header[name] for name in _BASE_FIELDS})
+    if base.sha256 != header["sha256"]:
         raise ValueError(f"{path} does not have the weights that its header names; restore it from a backup")
     return base
 
@@ -192,39 +236,48 @@ def read_file(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]
     Raises:
         ValueError: it is missing, damaged, or of another kind.
     """
-    header = _read_header(path)
-    if header.get("kind") != kind:
-        raise ValueError(f"{path} is a {header.get('kind')}, not a {kind}; give the right file")
+    header = _read_header(path, kind)
     try:
         return header, load_file(path)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path} is damaged ({error}); restore it from a backup or publish anew") from error
 
 
-def _read_header(path: Path) -> dict[str, Any]:
+def _read_header(path: Path, kind: str) -> dict[str, Any]:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
         header = json.loads(metadata.get("header", "null"))
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}); restore it from a backup or publish anew") from error
     if metadata.get("format") != FORMAT or not isinstance(header, dict):
         raise ValueError(f"{path} is not of format {FORMAT}; it was not written by this program")
+    if header.get("kind") != kind:
+        raise ValueError(f"{path} is of kind {str(header.get('kind'))[:40]}, not {kind}; give the right file")
+    _check(header, path)
     return header
 
 
+def _check(header: dict[str, Any], path: Path) -> None:
+    for name, rule in (_EXPERT_RULES if header["kind"] == "expert" else _BASE_RULES).items():
+        if not rule(header.get(name)):
+            raise ValueError(f"{path} can't have {str(header.get(name))[:40]!r} as {name!r}; publish it anew")
+    if header["kind"] == "expert" and header["scales"].keys() != header["ranks"].keys():
+        raise ValueError(f"{path} can't have scales and ranks of different weights; publish it anew")
+
+
 @lru_cache(maxsize=1024)
-def _header(path: Path, modified_ns: int) -> dict[str, Any]:
-    return _read_header(path)
+def _header(path: Path, modified_ns: int, kind: str) -> dict[str, Any]:
+    return _read_header(path, kind)
 
 
 def _expert_of(header: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> Expert:
     try:
         factors = {name: (tensors[f"lora_a.{name}"], tensors[f"lora_b.{name}"]) for name in header["scales"]}
-        own = {name: header[name] for name in _EXPERT_FIELDS}
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
         raise ValueError(f"{path} lacks {error} of an expert; restore it from a backup or publish anew") from error
     norms = {name.removeprefix("norms."): tensor for name, tensor in tensors.items() if name.startswith("norms.")}
+    own = {name: header[name] for name in _EXPERT_FIELDS}
     return Expert(factors=factors, norms=norms, **{**own, "structures": tuple(own["structures"])})
 
 

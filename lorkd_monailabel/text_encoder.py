@@ -87,14 +87,21 @@ class QueryTable:
             raise ValueError(f"query table {path} can't be read ({error}); restore it or build it anew") from error
         if metadata.get("format") != FORMAT:
             raise ValueError(f"{path} is no query table (format {metadata.get('format')!r}, expected {FORMAT!r})")
-        return cls(
-            names=tuple(json.loads(metadata["names"])),
-            vectors=tensors["vectors"].float(),
-            modality_vectors=dict(zip(json.loads(metadata["modalities"]), tensors["modalities"].float(), strict=True)),
-            mean=tensors["mean"].float(),
-            whitening=tensors["whitening"].float(),
-            encoder=metadata["encoder"],
-        )
+        try:
+            names = tuple(json.loads(metadata["names"]))
+            if len(names) != len(tensors["vectors"]):
+                raise ValueError(f"{len(names)} names for {len(tensors['vectors'])} rows")
+            modalities = dict(zip(json.loads(metadata["modalities"]), tensors["modalities"].float(), strict=True))
+            return cls(
+                names=names,
+                vectors=tensors["vectors"].float(),
+                modality_vectors=modalities,
+                mean=tensors["mean"].float(),
+                whitening=tensors["whitening"].float(),
+                encoder=metadata["encoder"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"query table {path} can't be read ({error!r}); restore it or build it anew") from error
 
     def save(self, path: str | Path) -> None:
         """Write the table; the matrix for new texts in half precision, the rows whole."""

@@ -1,9 +1,19 @@
-"""What tests of the tree as a whole share."""
+"""What tests share: the tree as a whole, and tiny bases, experts and cases."""
 
+import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+
+if TYPE_CHECKING:  # torch takes seconds to import, and many tests need none of it
+    from lorkd_monailabel.experts import Base, Expert
+    from lorkd_monailabel.learning.cases import PreparedCase
+    from lorkd_monailabel.learning.samples import Samples
+    from lorkd_monailabel.text_encoder import QueryTable
 
 ROOT = Path(__file__).resolve().parents[1]
 MADE_BY_TOOLS = {"__pycache__", "build", "dist", "bin", "lib", "logs", "model"}
@@ -39,3 +49,168 @@ def project_files() -> list[Path]:
     files = sorted(path for path in files if (ROOT / path).is_file())
     assert Path("pyproject.toml") in files
     return files
+
+
+@pytest.fixture(scope="session")
+def table() -> "QueryTable":
+    """The package's own query table."""
+    from lorkd_monailabel.text_encoder import QUERIES, QueryTable
+
+    return QueryTable.load(QUERIES)
+
+
+@pytest.fixture(scope="session")
+def tiny_base(table: "QueryTable") -> "Base":
+    """A base of the tiny network with random weights that claim about half of all voxels."""
+    import torch
+
+    from lorkd_monailabel.experts import Base
+    from lorkd_monailabel.networks.segmenter import SIZES, build_segmenter
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        weights = {name: tensor.detach().clone() for name, tensor in build_segmenter("tiny").state_dict().items()}
+    weights["mask_embedding.2.bias"] = torch.tensor([0.0, 0.0, 0.0, 0.0, -0.2])
+    return Base(network=SIZES["tiny"], weights=weights, window=8, query_space=table.space_sha256())
+
+
+@pytest.fixture(scope="session")
+def make_expert(tiny_base: "Base") -> "Callable[..., Expert]":
+    """Make a random expert of the tiny base; the same seed gives the same one."""
+    import torch
+
+    from lorkd_monailabel.experts import Expert
+    from lorkd_monailabel.networks.low_rank import factor_shapes
+    from lorkd_monailabel.networks.segmenter import build_segmenter
+
+    names = build_segmenter("tiny").low_rank_weights()
+
+    def make(department: str = "abdomen", *, seed: int = 0, rank: int = 1, **changed: Any) -> Expert:
+        generator = torch.Generator().manual_seed(seed)
+        factors = {}
+        for name in names:
+            a_shape, b_shape = factor_shapes(tiny_base.weights[name].shape, rank)
+            factors[name] = (
+                torch.randn(a_shape, generator=generator),
+                torch.randn(b_shape, generator=generator),
+            )
+        fields: dict[str, Any] = {
+            "department": department,
+            "base_sha256": tiny_base.sha256,
+            "factors": factors,
+            "scales": dict.fromkeys(names, 0.25),
+            "ranks": dict.fromkeys(names, rank),
+            "spacing_mm": 3.0,
+            "structures": ("liver", "spleen"),
+        }
+        return Expert(**{**fields, **changed})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_prepared() -> "Callable[..., PreparedCase]":
+    """Make a prepared case in memory; ``structures`` maps names to departments and values in the labels."""
+    from lorkd_monailabel.learning.cases import Case, PreparedCase
+
+    def make(
+        labels: np.ndarray,
+        structures: dict[str, tuple[str, tuple[int, ...]]],
+        *,
+        department: str = "abdomen",
+        image: np.ndarray | None = None,
+        source: str = "synthetic",
+    ) -> PreparedCase:
+        case = Case(
+            image=Path("image"),
+            label=Path("label"),
+            modality="ct",
+            source=source,
+            subject="one",
+            split="train",
+            structures={name: values for name, (_, values) in structures.items()},
+            departments={name: own for name, (own, _) in structures.items()},
+        )
+        centres = {name: np.argwhere(np.isin(labels, case.structures[name])) for name in case.of(department)}
+        image = (labels if image is None else image).astype(np.float16)
+        return PreparedCase(case, department, image, labels.astype(np.int16), centres)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_samples(make_prepared: "Callable[..., PreparedCase]") -> "Callable[..., Samples]":
+    """Make a stream of samples of departments, each with one noisy case of two structures."""
+    from lorkd_monailabel.learning.samples import Samples
+
+    names = {"abdomen": ("liver", "spleen"), "thorax": ("heart", "trachea"), "spine": ("L1 vertebra", "L2 vertebra")}
+
+    def make(*departments: str, seed: int = 0) -> Samples:
+        cases = {}
+        for number, department in enumerate(departments):
+            labels = np.zeros((10, 10, 10), dtype=np.int16)
+            labels[2:5, 2:8, 3:6] = 1
+            labels[6:9, 4 - number : 8, 3:8] = 2
+            image = labels + np.random.default_rng(number).normal(0, 0.2, labels.shape)
+            structures = {name: (department, (value,)) for value, name in enumerate(names[department], start=1)}
+            cases[department] = [make_prepared(labels, structures, department=department, image=image)]
+        return Samples(
+            cases,
+            weights=dict.fromkeys(cases, 1.0),
+            patch=8,
+            stride=2,
+            max_queries=2,
+            augment=False,
+            seed=seed,
+        )
+
+    return make
+
+
+@pytest.fixture
+def write_case(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Write an image and a label volume as NIfTI and give their line of a list of cases."""
+    import nibabel
+
+    def write(
+        labels: np.ndarray,
+        structures: dict[str, tuple[str, list[int]]],
+        *,
+        affine: np.ndarray | None = None,
+        image: np.ndarray | None = None,
+        name: str = "case",
+        **changed: Any,
+    ) -> dict[str, Any]:
+        affine = np.diag([3.0, 3.0, 3.0, 1.0]) if affine is None else affine
+        noise = np.random.default_rng(len(name)).normal(0, 10, labels.shape)
+        image = labels * 100.0 + noise if image is None else image
+        for kind, array in (("image", image.astype(np.float32)), ("label", labels.astype(np.int16))):
+            nibabel.save(nibabel.Nifti1Image(array, affine), tmp_path / f"{name}_{kind}.nii.gz")
+        record = {
+            "image": f"{name}_image.nii.gz",
+            "label": f"{name}_label.nii.gz",
+            "modality": "ct",
+            "source": "synthetic",
+            "subject": name,
+            "split": "train",
+            "structures": {
+                structure: {"department": department, "values": values}
+                for structure, (department, values) in structures.items()
+            },
+        }
+        return {**record, **changed}
+
+    return write
+
+
+@pytest.fixture
+def write_list(tmp_path: Path) -> Callable[[list[Any]], Path]:
+    """Write a list of cases; text stands as it is."""
+
+    def write(lines: list[Any]) -> Path:
+        path = tmp_path / "cases.jsonl"
+        text = "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
+        path.write_text(text + "\n", encoding="utf-8")
+        return path
+
+    return write

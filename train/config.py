@@ -22,6 +22,7 @@ class DataConfig:
         weights: department -> how often it is drawn; ``default`` for the others.
         patch: voxels along each axis.
         max_queries: structures asked for at once.
+        all_structures: ask for structures of other departments too where the case has them.
         augment: vary geometry and intensities.
         workers: processes that make samples.
         cache: folder of prepared cases.
@@ -35,6 +36,7 @@ class DataConfig:
     weights: dict[str, float] = field(default_factory=lambda: {"default": 1.0})
     patch: int = 64
     max_queries: int = 16
+    all_structures: bool = False
     augment: bool = True
     workers: int = 1
     cache: str = ".cache/prepared"
@@ -50,6 +52,7 @@ class PretrainConfig:
     steps: int = 1000
     batch_size: int = 8
     learning_rate: float = 1e-3
+    balance: float = 0.5
     bf16: bool = True
     seed: int = 0
 
@@ -68,6 +71,7 @@ class DecomposeConfig:
         decoder_multiplier: rank of the pixel decoder over that of the encoder.
         alpha: scale times rank.
         beta: weight of the transfer loss.
+        balance: of the cross-entropy, see ``lorkd_monailabel.learning.losses.task_loss``.
         continue_store: start from the newest base and experts of the store instead of from scratch.
         warmup_steps: of the base alone.
         steps: of base and experts together.
@@ -88,6 +92,7 @@ class DecomposeConfig:
     decoder_multiplier: int = 2
     alpha: float = 16.0
     beta: float = 0.1
+    balance: float = 0.5
     continue_store: bool = False
     warmup_steps: int = 300
     steps: int = 1000
@@ -97,6 +102,60 @@ class DecomposeConfig:
     half: bool = False
     bf16: bool = True
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Retraining of one department's expert.
+
+    Attributes:
+        data: cases; the spacing is the expert's own.
+        department: id.
+        store: of the expert; the new revision is published there.
+        output: folder of the run's state.
+        steps: of the schedule.
+        batch_size: samples a step.
+        learning_rate: of the factors.
+        balance: of the cross-entropy, see ``lorkd_monailabel.learning.losses.task_loss``.
+        bf16: train under bfloat16 autocast.
+        seed: of everything drawn.
+    """
+
+    data: DataConfig
+    department: str
+    store: str
+    output: str
+    steps: int = 200
+    batch_size: int = 4
+    learning_rate: float = 1e-3
+    balance: float = 0.5
+    bf16: bool = True
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Agreement of a store's experts with labelled cases.
+
+    Attributes:
+        cases: JSON lines, see ``lorkd_monailabel.learning.cases``.
+        store: of the experts.
+        splits: keep these; empty keeps all.
+        sources: keep these; empty keeps all.
+        structures: compare these; empty compares all that are annotated and known.
+        limit: most cases of a source; 0 takes all.
+        output: CSV file to write; empty for none.
+        device: to run on.
+    """
+
+    cases: str
+    store: str
+    splits: list[str] = field(default_factory=lambda: ["validation"])
+    sources: list[str] = field(default_factory=list)
+    structures: list[str] = field(default_factory=list)
+    limit: int = 0
+    output: str = ""
+    device: str = "cpu"
 
 
 def parse(config_class: type, description: str, argv: Sequence[str] | None) -> Any:

@@ -47,6 +47,7 @@ def samples_of(data: DataConfig, prepared: dict[str, list[PreparedCase]], *, str
         patch=data.patch,
         stride=stride,
         max_queries=data.max_queries,
+        all_structures=data.all_structures,
         augment=data.augment,
         seed=seed,
     )

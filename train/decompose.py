@@ -78,6 +78,7 @@ def run_decomposition(config: DecomposeConfig) -> dict[str, int]:
                 learning_rate=config.learning_rate,
                 expert_learning_rate=config.expert_learning_rate,
                 beta=config.beta,
+                balance=config.balance,
                 bf16=config.bf16,
                 folder=Path(config.output),
                 report=report,

@@ -47,6 +47,7 @@ def pretrain(config: PretrainConfig) -> Path:
         [(weights, config.learning_rate)],
         queries=table,
         steps=config.steps,
+        balance=config.balance,
         bf16=config.bf16,
     )
     samples = samples_of(config.data, prepared, stride=network.unet.stride, seed=config.seed)

@@ -94,7 +94,7 @@ def read_cases(path: str | Path, *, splits: Collection[str] = (), sources: Colle
             continue
         try:
             case = case_of(json.loads(line), folder=path.parent)
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{path} line {number} is not a case ({error!r}); see the format in the README") from error
         if (not splits or case.split in splits) and (not sources or case.source in sources):
             cases.append(case)

@@ -1,7 +1,6 @@
 """The state of an unfinished run: written whole or not at all, read without executing anything."""
 
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,12 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"checkpoint {path} can't be read ({error}); remove it to start this run anew") from error
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
+            raise TypeError(f"it holds a {type(state).__name__}")
+    except OSError:
+        raise
+    except Exception as error:  # damaged bytes make the unpickler raise nearly anything
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"checkpoint {path} can't be read ({reason}); remove it to start this run anew") from error
+    return state

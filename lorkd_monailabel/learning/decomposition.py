@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lorkd_monailabel.experts import Base, Expert, fuse
 from lorkd_monailabel.learning.samples import Samples
 from lorkd_monailabel.learning.training import Progress, Trainer, Weights, run
-from lorkd_monailabel.networks.low_rank import Factors, layer_ranks, layer_scales
+from lorkd_monailabel.networks.low_rank import Factors, layer_ranks, layer_scales, rank_limit
 from lorkd_monailabel.networks.segmenter import Segmenter
 from lorkd_monailabel.text_encoder import QueryTable
 
@@ -24,7 +24,7 @@ class Decomposition:
 
     Args:
         network: the plain network of the base.
-        ranks: department -> rank of its expert in the encoder.
+        ranks: department -> rank of its expert in the encoder; less in layers that cannot use as much.
         decoder_multiplier: rank in the pixel decoder over that in the encoder.
         alpha: scale times rank.
     """
@@ -37,7 +37,9 @@ class Decomposition:
         layers = network.low_rank_weights()
         self.factors = {}
         for department, rank in ranks.items():
-            own = layer_ranks(layers, rank, decoder_multiplier=decoder_multiplier)
+            wanted = layer_ranks(layers, rank, decoder_multiplier=decoder_multiplier)
+            # Layers with few inputs, as the first one of grey images, cannot use every rank.
+            own = {name: min(number, rank_limit(self.weights[name].shape)) for name, number in wanted.items()}
             self.factors[department] = Factors(self.weights, ranks=own, scales=layer_scales(own, alpha=alpha))
 
     def weights_of(self, department: str) -> dict[str, Tensor]:
@@ -93,6 +95,7 @@ def decompose(
     learning_rate: float,
     expert_learning_rate: float,
     beta: float,
+    balance: float,
     bf16: bool,
     folder: Path,
     report: Callable[[str], Callable[[Progress], None]],
@@ -112,6 +115,7 @@ def decompose(
         learning_rate: of the base.
         expert_learning_rate: of the factors.
         beta: weight of the transfer loss.
+        balance: of the cross-entropy, see ``task_loss``.
         bf16: train under bfloat16 autocast.
         folder: of the checkpoints ``warmup.pt`` and ``joint.pt``.
         report: name of a phase -> what to tell of its steps.
@@ -138,6 +142,7 @@ def decompose(
             steps=length,
             foundation=foundation,
             beta=beta,
+            balance=balance,
             bf16=bf16,
         )
         run(

@@ -22,6 +22,7 @@ def finetune(
     steps: int,
     batch_size: int,
     learning_rate: float,
+    balance: float,
     bf16: bool,
     checkpoint: Path,
     report: Callable[[Progress], None],
@@ -40,6 +41,7 @@ def finetune(
         steps: of the schedule.
         batch_size: samples a step.
         learning_rate: of the factors.
+        balance: of the cross-entropy, see ``task_loss``.
         bf16: train under bfloat16 autocast.
         checkpoint: state of the run; resumed where it is there.
         report: told after every step.
@@ -72,6 +74,7 @@ def finetune(
         steps=steps,
         foundation=foundation,
         beta=beta,
+        balance=balance,
         bf16=bf16,
     )
     run(

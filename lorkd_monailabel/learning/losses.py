@@ -5,22 +5,29 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
 
-def task_loss(logits: Tensor, masks: Tensor, *, smooth: float = 1.0) -> Tensor:
+def task_loss(logits: Tensor, masks: Tensor, *, balance: float = 0.0, smooth: float = 1.0) -> Tensor:
     """Binary cross-entropy plus soft Dice (LoRKD Eq. 7, with the term ``(1 - s) log(1 - p)`` that its print lacks).
 
     Args:
         logits: ``(B, N, X, Y, Z)``.
         masks: zeros and ones, same shape.
+        balance: the voxels of a structure weigh ``(others / own)^balance`` in the cross-entropy; 0 is the paper's form.
+            Small structures vanish in a short training without it: cross-entropy pushes their masks to zero before the
+            network can tell them apart, and there Dice has no gradient left.
         smooth: voxels added to both sides of the Dice ratio, so that an absent structure has a gradient.
 
     Returns:
         A scalar: mean over structures.
     """
     probabilities = logits.sigmoid()
+    own = masks.flatten(2).sum(dim=2)
     overlap = (probabilities * masks).flatten(2).sum(dim=2)
-    size = probabilities.square().flatten(2).sum(dim=2) + masks.square().flatten(2).sum(dim=2)
+    size = probabilities.square().flatten(2).sum(dim=2) + own
     dice = (2 * overlap + smooth) / (size + smooth)
-    return binary_cross_entropy_with_logits(logits, masks) + (1 - dice).mean()
+    others = masks[0, 0].numel() - own
+    weight = ((others + 1) / (own + 1)).clamp(min=1) ** balance
+    entropy = binary_cross_entropy_with_logits(logits, masks, pos_weight=weight[..., None, None, None])
+    return entropy + (1 - dice).mean()
 
 
 def transfer_loss(logits: Tensor, teacher_logits: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ ROUND = 64
 def department_at(index: int, weights: Mapping[str, float], *, seed: int) -> str:
     """Say which department the sample of an index shows.
 
-    Within a round of samples every department has its share by weight (largest remainders first), in random order, so
-    that a batch mixes departments and none waits long.
+    Within a round of samples every department has its share by weight (largest remainders first, but at least one), in
+    random order, so that a batch mixes departments and none waits long.
 
     Args:
         index: global number of the sample.
@@ -22,8 +22,8 @@ def department_at(index: int, weights: Mapping[str, float], *, seed: int) -> str
     names = sorted(weights)
     shares = np.array([weights[name] for name in names], dtype=float)
     shares = shares / shares.sum() * max(ROUND, len(names))
-    counts = np.floor(shares).astype(int)
-    missing = max(ROUND, len(names)) - counts.sum()
+    counts = np.maximum(np.floor(shares), shares > 0).astype(int)
+    missing = max(0, max(ROUND, len(names)) - counts.sum())
     counts[np.argsort(counts - shares, kind="stable")[:missing]] += 1
     pool = np.repeat(np.arange(len(names)), counts)
     order = np.random.default_rng((seed, index // len(pool))).permutation(pool)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lorkd_monailabel.learning.cases import PreparedCase
+from lorkd_monailabel.learning.cases import Case, PreparedCase
 from lorkd_monailabel.learning.sampler import department_at
 
 
@@ -41,6 +41,7 @@ class Samples(Dataset[Sample]):
         patch: voxels along each axis; a smaller volume gives a smaller patch.
         stride: patches are padded to multiples of it.
         max_queries: structures asked for at once.
+        all_structures: ask for structures of other departments too where the case has them (a foundation's way).
         augment: whether to vary geometry and intensities.
         seed: of everything drawn.
     """
@@ -55,6 +56,7 @@ class Samples(Dataset[Sample]):
         max_queries: int,
         augment: bool,
         seed: int,
+        all_structures: bool = False,
     ) -> None:
         self.cases = cases
         self.weights = weights
@@ -62,6 +64,7 @@ class Samples(Dataset[Sample]):
         self.stride = stride
         self.max_queries = max_queries
         self.seed = seed
+        self.all_structures = all_structures
         self.augmentation = augmentation() if augment else None
 
     def __getitem__(self, index: int) -> Sample:
@@ -75,7 +78,8 @@ class Samples(Dataset[Sample]):
             self.augmentation.set_random_state(seed=int(rng.integers(2**31)))
             patch = {key: value.as_tensor() for key, value in self.augmentation(patch).items()}
         values = patch["labels"][0].round().short()
-        names = _choose_names(prepared, values, self.max_queries, rng)
+        asked = prepared.case.structures if self.all_structures else prepared.centres
+        names = _choose_names(prepared.case, list(asked), values, self.max_queries, rng)
         masks = torch.stack([torch.isin(values, torch.tensor(prepared.case.structures[name])) for name in names])
         return Sample(department, prepared.case.modality, names, patch["image"], masks.float())
 
@@ -131,12 +135,11 @@ def _patch(prepared: PreparedCase, patch: int, stride: int, rng: np.random.Gener
     return np.pad(image, padding, constant_values=image.min()), np.pad(labels, padding)
 
 
-def _choose_names(prepared: PreparedCase, labels: Tensor, most: int, rng: np.random.Generator) -> tuple[str, ...]:
+def _choose_names(case: Case, names: list[str], labels: Tensor, most: int, rng: np.random.Generator) -> tuple[str, ...]:
     """Draw structures of the patch first, then absent ones (at most as many), in random order."""
     values = set(labels.unique().tolist())
-    names = list(prepared.centres)
     rng.shuffle(names)
-    present = [name for name in names if values.intersection(prepared.case.structures[name])]
+    present = [name for name in names if values.intersection(case.structures[name])]
     absent = [name for name in names if name not in present]
     chosen = present[:most] + absent[: min(max(1, len(present)), most - min(most, len(present)))]
     return tuple(chosen)

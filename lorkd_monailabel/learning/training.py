@@ -44,16 +44,16 @@ class Progress:
     Attributes:
         step: finished steps.
         steps: of the whole run.
-        loss: mean of the batch.
+        loss: mean over the departments of the batch.
         losses: department -> its loss in this step.
-        seconds_left: at the pace so far; None in the first step.
+        seconds_left: at the pace so far.
     """
 
     step: int
     steps: int
     loss: float
     losses: dict[str, float]
-    seconds_left: float | None
+    seconds_left: float
 
 
 class Trainer:
@@ -66,6 +66,7 @@ class Trainer:
         queries: table of query vectors.
         foundation: frozen teacher; None trains on the task alone.
         beta: weight of the transfer loss (LoRKD Eq. 9).
+        balance: see ``task_loss``.
         weight_decay: of AdamW.
         steps: length of the schedule: linear warm-up over a twentieth, then cosine to zero.
         bf16: run the networks under bfloat16 autocast.
@@ -81,6 +82,7 @@ class Trainer:
         steps: int,
         foundation: nn.Module | None = None,
         beta: float = 0.1,
+        balance: float = 0.0,
         weight_decay: float = 1e-2,
         bf16: bool = True,
     ) -> None:
@@ -91,6 +93,7 @@ class Trainer:
         self.steps = steps
         self.foundation = foundation
         self.beta = beta
+        self.balance = balance
         self.bf16 = bf16
         self.step = 0
         self.rates = [rate for _, rate in trained]
@@ -120,7 +123,7 @@ class Trainer:
         queries = self.queries.queries(sample.names, sample.modality)
         with torch.autocast(image.device.type, torch.bfloat16, enabled=self.bf16):
             logits = functional_call(self.network, dict(weights), (image, queries))
-        loss = task_loss(logits.float(), sample.masks[None])
+        loss = task_loss(logits.float(), sample.masks[None], balance=self.balance)
         if self.foundation is None:
             return loss
         with torch.no_grad(), torch.autocast(image.device.type, torch.bfloat16, enabled=self.bf16):
@@ -142,7 +145,8 @@ class Trainer:
         Raises:
             ValueError: it belongs to other tensors.
         """
-        if state["trained"].keys() != self.trained.keys():
+        shapes = {name: tensor.shape for name, tensor in state.get("trained", {}).items()}
+        if shapes != {name: tensor.shape for name, tensor in self.trained.items()}:
             raise ValueError("the checkpoint belongs to another network or other departments; remove it to start anew")
         with torch.no_grad():
             for name, tensor in self.trained.items():
@@ -205,6 +209,7 @@ def _batches(samples: Samples, trainer: Trainer, batch_size: int, workers: int) 
         sampler=indices,
         num_workers=workers,
         collate_fn=list,
+        generator=torch.Generator(),  # the loader's seed must not come from dropout's numbers: a resumed run draws anew
         worker_init_fn=_leave_signals_to_parent,
     )
 

@@ -11,8 +11,25 @@ from lorkd_monailabel.networks.unet import UNet
 
 SIZES: dict[str, dict[str, Any]] = {
     # For tests, demonstrations and machines without a GPU.
-    "tiny": {"widths": (4, 8), "convs": 1, "query_dim": 384, "dim": 24, "layers": 1, "feedforward": 32, "heads": 2},
-    "toy": {"widths": (16, 32, 64, 128), "query_dim": 384, "dim": 128, "layers": 3, "feedforward": 256, "heads": 4},
+    "tiny": {
+        "widths": (4, 8),
+        "convs": 1,
+        "query_dim": 384,
+        "dim": 24,
+        "layers": 1,
+        "feedforward": 32,
+        "heads": 2,
+        "signed_masks": True,
+    },
+    "toy": {
+        "widths": (16, 32, 64, 128),
+        "query_dim": 384,
+        "dim": 128,
+        "layers": 3,
+        "feedforward": 256,
+        "heads": 4,
+        "signed_masks": True,
+    },
     "toy_foundation": {
         "widths": (24, 48, 96, 160),
         "query_dim": 384,
@@ -20,6 +37,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "layers": 3,
         "feedforward": 384,
         "heads": 4,
+        "signed_masks": True,
     },
     # LoRKD-Nano and LoRKD-Pro of the paper; the latter is SAT-Nano's architecture.
     "nano": {"widths": (32, 64, 128, 256, 512), "in_channels": 3, "mask_hidden": 256},
@@ -33,6 +51,9 @@ SIZES: dict[str, dict[str, Any]] = {
     },
 }
 
+RARE = -3.0
+"""First bias of signed masks: most voxels belong to no structure."""
+
 
 class Segmenter(nn.Module):
     """U-Net and query decoder joined: ``sigmoid(mask embedding · pixel features)`` is a query's mask.
@@ -44,6 +65,8 @@ class Segmenter(nn.Module):
         dim: width of the query decoder.
         projection_hidden: hidden width between the pooled image features and the tokens.
         mask_hidden: hidden width between a decoded query and its mask embedding.
+        signed_masks: mask embeddings of any sign and with a bias. SAT's end in a GELU: over pixel features that are
+            hardly negative they make logits that are hardly negative either, which takes long to train from scratch.
     """
 
     def __init__(
@@ -55,6 +78,7 @@ class Segmenter(nn.Module):
         dim: int,
         projection_hidden: int,
         mask_hidden: int,
+        signed_masks: bool,
     ) -> None:
         super().__init__()
         self.unet = unet
@@ -63,9 +87,13 @@ class Segmenter(nn.Module):
         self.projection = nn.Sequential(
             nn.Linear(sum(unet.widths), projection_hidden), nn.GELU(), nn.Linear(projection_hidden, dim), nn.GELU()
         )
+        last = nn.Linear(mask_hidden, unet.widths[0] + signed_masks)
         self.mask_embedding = nn.Sequential(
-            nn.Linear(dim, mask_hidden), nn.GELU(), nn.Linear(mask_hidden, unet.widths[0]), nn.GELU()
+            nn.Linear(dim, mask_hidden), nn.GELU(), last, nn.Identity() if signed_masks else nn.GELU()
         )
+        self.signed_masks = signed_masks
+        if signed_masks:
+            nn.init.constant_(last.bias[-1:], RARE)
 
     def low_rank_weights(self) -> dict[str, bool]:
         """Name every weight that a department's expert changes, and say whether it belongs to the pixel decoder."""
@@ -87,6 +115,9 @@ class Segmenter(nn.Module):
         tokens = self.projection(pooled.movedim(1, -1)).movedim(-1, 1)
         queries = self.query_projection(queries.expand(image.shape[0], -1, -1))
         masks = self.mask_embedding(self.query_decoder(queries, tokens))
+        if self.signed_masks:
+            bias, masks = masks[..., -1, None, None, None], masks[..., :-1]
+            return torch.einsum("bnc,bcxyz->bnxyz", masks, pixels) + bias
         return torch.einsum("bnc,bcxyz->bnxyz", masks, pixels)
 
 
@@ -105,6 +136,7 @@ def build_segmenter(
     dropout: float = 0.1,
     projection_hidden: int | None = None,
     mask_hidden: int | None = None,
+    signed_masks: bool = False,
 ) -> Segmenter:
     """Build a segmenter of a named size, or of the numbers given.
 
@@ -122,6 +154,7 @@ def build_segmenter(
         dropout: of its layers.
         projection_hidden: see ``Segmenter``; ``dim`` if not given.
         mask_hidden: see ``Segmenter``; ``dim`` if not given.
+        signed_masks: see ``Segmenter``.
 
     Raises:
         ValueError: an unknown size, or fewer than two widths.
@@ -139,4 +172,5 @@ def build_segmenter(
         dim=dim,
         projection_hidden=projection_hidden or dim,
         mask_hidden=mask_hidden or dim,
+        signed_masks=signed_masks,
     )

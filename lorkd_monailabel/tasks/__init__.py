@@ -1,0 +1,1 @@
+"""What MONAI Label calls a task: a request -> the package's parts -> files and JSON."""

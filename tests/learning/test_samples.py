@@ -1,0 +1,177 @@
+"""Tests of lorkd_monailabel.learning.samples."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lorkd_monailabel.learning.cases import PreparedCase
+from lorkd_monailabel.learning.samples import Sample, Samples, case_weights
+
+Make = Callable[..., PreparedCase]
+
+ABDOMEN = {"liver": ("abdomen", (1,)), "spleen": ("abdomen", (2, 3)), "stomach": ("abdomen", (9,))}
+
+
+def blocks(shape: tuple[int, int, int] = (20, 20, 20)) -> np.ndarray:
+    """Values 1 to 4 in blocks; 4 is nobody's."""
+    labels = np.zeros(shape, dtype=np.int16)
+    for value in (1, 2, 3, 4):
+        labels[3 + 3 * value : 6 + 3 * value, 5:12, 4:15] = value
+    return labels
+
+
+@pytest.fixture
+def prepared(make_prepared: Make) -> PreparedCase:
+    return make_prepared(blocks(), ABDOMEN)
+
+
+def stream(cases: dict[str, list[PreparedCase]], **changed: Any) -> Samples:
+    settings: dict[str, Any] = {
+        "weights": dict.fromkeys(cases, 1.0),
+        "patch": 8,
+        "stride": 4,
+        "max_queries": 4,
+        "augment": False,
+        "seed": 3,
+    }
+    return Samples(cases, **{**settings, **changed})
+
+
+def same(one: Sample, other: Sample) -> bool:
+    return (
+        (one.department, one.modality, one.names) == (other.department, other.modality, other.names)
+        and torch.equal(one.image, other.image)
+        and torch.equal(one.masks, other.masks)
+    )
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_a_sample_is_a_pure_function_of_seed_and_index(prepared: PreparedCase, augment: bool) -> None:
+    samples, again = (stream({"abdomen": [prepared]}, augment=augment) for _ in range(2))
+    forwards = [samples[index] for index in range(8)]
+    torch.rand(5)
+    np.random.random(5)
+    backwards = [again[index] for index in reversed(range(8))][::-1]
+    assert all(same(one, other) for one, other in zip(forwards, backwards, strict=True))
+    assert len({sample.image.numpy().tobytes() for sample in forwards}) == 8
+    other = stream({"abdomen": [prepared]}, augment=augment, seed=4)
+    assert not any(same(samples[index], other[index]) for index in range(8))
+
+
+def test_departments_come_by_their_weights(make_prepared: Make) -> None:
+    cases = {
+        "abdomen": [make_prepared(blocks(), ABDOMEN)],
+        "thorax": [make_prepared(blocks(), {"heart": ("thorax", (1,))}, department="thorax")],
+    }
+    samples = stream(cases, weights={"abdomen": 3.0, "thorax": 1.0})
+    drawn = [samples[index] for index in range(64)]
+    assert Counter(sample.department for sample in drawn) == {"abdomen": 48, "thorax": 16}
+    assert all(("heart" in sample.names) == (sample.department == "thorax") for sample in drawn)
+
+
+def test_masks_are_the_labels_of_the_same_place(prepared: PreparedCase) -> None:
+    samples = stream({"abdomen": [prepared]})
+    seen = Counter[str]()
+    for index in range(40):
+        sample = samples[index]
+        assert (sample.department, sample.modality) == ("abdomen", "ct")
+        assert sample.image.shape == (1, 8, 8, 8)
+        assert sample.masks.shape == (len(sample.names), 8, 8, 8)
+        for name, mask in zip(sample.names, sample.masks, strict=True):
+            # The image of this case is its labels.
+            expected = np.isin(sample.image[0].numpy(), ABDOMEN[name][1])
+            assert np.array_equal(mask.numpy(), expected.astype(np.float32))
+            seen[name] += 1
+    assert set(seen) == set(ABDOMEN)
+
+
+def test_masks_follow_the_augmented_image(make_prepared: Make) -> None:
+    labels = blocks((24, 24, 24))
+    case = make_prepared(labels, {"liver": ("abdomen", (1, 2, 3, 4))}, image=np.where(labels > 0, 10.0, 0.0))
+    samples = stream({"abdomen": [case]}, augment=True, patch=16)
+    moved = 0
+    for index in range(12):
+        sample = samples[index]
+        mask = sample.masks[0] > 0
+        assert (((sample.image[0] > 5) == mask).float().mean()) > 0.93
+        moved += bool((sample.image[0] - 10 * sample.masks[0]).abs().max() > 1)
+    assert moved >= 3
+
+
+def test_left_never_becomes_right(make_prepared: Make) -> None:
+    ramps = np.stack(np.meshgrid(*[np.linspace(0, 10, 24)] * 3, indexing="ij"))
+    where = torch.stack(torch.meshgrid(*[torch.linspace(-1, 1, 16)] * 3, indexing="ij"))
+    labels = np.ones((24, 24, 24), dtype=np.int16)
+    for axis in range(3):
+        case = make_prepared(labels, {"liver": ("abdomen", (1,))}, image=ramps[axis])
+        samples = stream({"abdomen": [case]}, augment=True, patch=16)
+        for index in range(30):
+            image = samples[index].image[0]
+            assert torch.corrcoef(torch.stack((image.flatten(), where[axis].flatten())))[0, 1] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("shape", "padded"), [((5, 7, 9), (8, 8, 12)), ((16, 3, 20), (16, 4, 16)), ((16, 16, 16), (16, 16, 16))]
+)
+def test_small_volumes_are_padded_to_the_stride(
+    make_prepared: Make, shape: tuple[int, int, int], padded: tuple[int, int, int]
+) -> None:
+    labels = np.ones(shape, dtype=np.int16)
+    image = np.random.default_rng(0).uniform(1, 2, shape)
+    sample = stream({"abdomen": [make_prepared(labels, ABDOMEN, image=image)]}, patch=16)[0]
+    assert sample.image.shape == (1, *padded)
+    inner = tuple(slice(min(length, 16)) for length in shape)
+    outside = torch.ones(padded, dtype=torch.bool)
+    outside[inner] = False
+    assert (sample.image[0][outside] == sample.image.min()).all()
+    mask = sample.masks[sample.names.index("liver")]
+    assert mask[inner].all()
+    assert not mask[outside].any()
+
+
+def test_patches_show_the_departments_structures_and_stay_inside(make_prepared: Make) -> None:
+    labels = np.zeros((40, 40, 40), dtype=np.int16)
+    labels[0:2, 0:2, 38:40] = 1
+    position = np.arange(40**3).reshape(40, 40, 40) % 2000.0
+    case = make_prepared(labels, {"liver": ("abdomen", (1,))}, image=position)
+    samples = stream({"abdomen": [case]})
+    for index in range(20):
+        sample = samples[index]
+        assert sample.masks[0].any()
+        assert np.isin(sample.image.numpy(), position).all()
+
+
+def test_what_was_not_annotated_is_never_asked_for(make_prepared: Make) -> None:
+    structures = {"liver": ("abdomen", (1,)), "heart": ("thorax", (2,))}
+    cases = {"abdomen": [make_prepared(blocks(), structures)]}
+    own, every = stream(cases), stream(cases, all_structures=True)
+    assert {name for index in range(30) for name in own[index].names} == {"liver"}
+    assert {name for index in range(30) for name in every[index].names} == {"liver", "heart"}
+
+
+def test_present_structures_come_first_and_absent_ones_are_at_most_as_many(make_prepared: Make) -> None:
+    structures = {f"present {value}": ("abdomen", (value,)) for value in (1, 2)}
+    structures |= {f"absent {value}": ("abdomen", (100 + value,)) for value in range(6)}
+    labels = np.ones((8, 8, 8), dtype=np.int16)
+    labels[4:] = 2
+    for most, kinds in ((1, "p"), (2, "pp"), (3, "ppa"), (4, "ppaa"), (16, "ppaa")):
+        samples = stream({"abdomen": [make_prepared(labels, structures)]}, max_queries=most)
+        drawn = [samples[index].names for index in range(20)]
+        assert {"".join(name[0] for name in names) for names in drawn} == {kinds}
+        assert all(len(set(names)) == len(names) for names in drawn)
+    assert len({name for names in drawn for name in names}) == 8
+    nothing = make_prepared(np.zeros((8, 8, 8), dtype=np.int16), structures)
+    assert len(stream({"abdomen": [nothing]})[0].names) == 1
+
+
+def test_cases_weigh_by_their_structures_and_the_root_of_their_source(make_prepared: Make) -> None:
+    one = {"liver": ("abdomen", (1,))}
+    two = {**one, "spleen": ("abdomen", (2,))}
+    cases = [make_prepared(blocks(), one, source="large") for _ in range(4)]
+    cases.append(make_prepared(blocks(), two, source="small"))
+    # 1 / sqrt(4) each for the four, 2 / sqrt(1) for the fifth: 4 in all.
+    assert case_weights(cases) == pytest.approx([0.125, 0.125, 0.125, 0.125, 0.5])

@@ -1,0 +1,71 @@
+"""What the app makes of its --conf keys; the rest is tested through the servers."""
+
+import logging
+
+import pytest
+
+from lorkd_monailabel import app
+from lorkd_monailabel.app import LoRKDApp, checked_device, default_store
+from lorkd_monailabel.departments import DEPARTMENT_IDS
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch):
+    """A stand-in for the store that the package ships."""
+    folder = tmp_path / "shipped"
+    (folder / "abdomen").mkdir(parents=True)
+    (folder / "abdomen" / "0001.safetensors").write_bytes(b"expert")
+    monkeypatch.setattr(app, "_SHIPPED_STORE", folder)
+    return folder
+
+
+def test_shipped_store_is_copied_once(tmp_path, shipped):
+    folder = default_store(tmp_path / "app")
+    assert folder == tmp_path / "app" / "model" / "store"
+    assert (folder / "abdomen" / "0001.safetensors").read_bytes() == b"expert"
+    assert [each.name for each in folder.parent.iterdir()] == ["store"]
+    (folder / "abdomen" / "0001.safetensors").write_bytes(b"own")
+    assert (default_store(tmp_path / "app") / "abdomen" / "0001.safetensors").read_bytes() == b"own"
+
+
+def test_process_that_copies_second_takes_the_first_ones(tmp_path, shipped, monkeypatch):
+    rename = app.os.rename
+
+    def late(source, target):
+        (target / "abdomen").mkdir(parents=True)
+        rename(source, target)
+
+    monkeypatch.setattr(app.os, "rename", late)
+    folder = default_store(tmp_path / "app")
+    assert [each.name for each in folder.parent.iterdir()] == ["store"]
+    assert list((folder / "abdomen").iterdir()) == []
+
+
+def test_copy_that_fails_leaves_nothing(tmp_path, shipped, monkeypatch):
+    def full(source, target):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(app.shutil, "copytree", full)
+    with pytest.raises(OSError, match="no space left"):
+        default_store(tmp_path / "app")
+    assert list((tmp_path / "app" / "model").iterdir()) == []
+
+
+def test_without_a_shipped_store_there_is_an_empty_one(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(app, "_SHIPPED_STORE", tmp_path / "nowhere")
+    with caplog.at_level(logging.WARNING):
+        made = LoRKDApp(str(tmp_path / "app"), str(tmp_path / "studies"), {"device": "cpu", "stor": "x"})
+    assert made.store.folder == tmp_path / "app" / "model" / "store"
+    assert set(made.info()["models"]) == {"lorkd"}
+    assert [each["expert"] for each in made.info()["lorkd"]["departments"]] == [False] * len(DEPARTMENT_IDS)
+    assert "--conf stor is unknown and has no effect; known are store, device" in caplog.text
+    assert "holds no expert" in caplog.text
+
+
+def test_device():
+    assert checked_device("cpu") == "cpu"
+    assert checked_device(None) == ("cuda" if app.torch.cuda.is_available() else "cpu")
+    with pytest.raises(ValueError, match="device 'gpu' is unknown to torch"):
+        checked_device("gpu")
+    with pytest.raises(ValueError, match="device 'cuda:99' is not there"):
+        checked_device("cuda:99")

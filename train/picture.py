@@ -1,0 +1,67 @@
+"""Pictures: a label map over its image."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from lorkd_monailabel.departments import structure
+from lorkd_monailabel.volumes import Grid, Volume, canonical_grid, read_volume, resample
+
+
+def overlay(image: Path, labels: Path, values: Mapping[str, int], path: Path) -> None:
+    """Draw three slices (coronal, axial, sagittal) of a CT with the label map over them, in the structures' colours.
+
+    Each slice is the one that shows most structures, then most voxels.
+
+    Args:
+        image: CT volume.
+        labels: label map on its grid.
+        values: structure -> value in the label map.
+        path: PNG to write.
+    """
+    import matplotlib
+    import torch
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    from matplotlib.patches import Patch
+
+    def canonical(volume: Volume) -> np.ndarray:
+        grid: Grid = canonical_grid(volume.grid, volume.grid.spacing_mm)
+        return resample(torch.from_numpy(volume.array)[None], volume.grid, grid, "nearest")[0].numpy()
+
+    volume = read_volume(image, "ct")
+    grey, label = canonical(volume), canonical(read_volume(labels, "ct")).round().astype(int)
+    figure, axes = pyplot.subplots(1, 3, figsize=(15, 6), facecolor="black", layout="constrained")
+    for axis, panel, title in zip((1, 2, 0), axes, ("coronal", "axial", "sagittal"), strict=True):
+        slices = np.moveaxis(label, axis, 0)
+        best = max(range(len(slices)), key=lambda index: _interest(slices[index]))
+        colors = np.zeros((*slices[best].shape, 4))
+        for name, value in values.items():
+            colors[slices[best] == value] = (*_fraction(name), 0.6)
+        panel.imshow(np.moveaxis(grey, axis, 0)[best].T, cmap="gray", vmin=-160, vmax=240, origin="lower")
+        panel.imshow(colors.transpose(1, 0, 2), origin="lower")
+        panel.set_title(title, color="white")
+        panel.axis("off")
+        if axis != 0:
+            panel.invert_xaxis()  # as radiologists look: the patient's right is on the left
+    figure.legend(
+        handles=[Patch(color=_fraction(name), label=name) for name in values],
+        loc="outside lower center",
+        ncols=min(6, len(values)),
+        labelcolor="white",
+        frameon=False,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=80, facecolor="black")
+    pyplot.close(figure)
+
+
+def _interest(labels: np.ndarray) -> tuple[int, int]:
+    return len(np.unique(labels)), int(np.count_nonzero(labels))
+
+
+def _fraction(name: str) -> tuple[float, float, float]:
+    red, green, blue = structure(name).color
+    return red / 255, green / 255, blue / 255
