@@ -12,13 +12,14 @@ PACKAGE = "lorkd_monailabel"
 ROWS = (
     ("departments", "demo_data"),
     ("prompts",),
-    ("volumes", "volume_files", "label_maps", "networks", "text_encoder", "sliding_window"),
+    ("volumes", "volume_files", "label_maps", "networks", "text_encoder", "sliding_window", "devices"),
     ("experts",),
     ("store",),
     ("predictor", "learning"),
     ("tasks", "compat"),
     ("app",),
     ("main", "asgi"),
+    ("commands",),
     ("cli",),
 )
 VOCABULARY = {"departments", "demo_data", "prompts"}

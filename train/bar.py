@@ -1,5 +1,6 @@
 """The progress bar of a run: loss, the departments' losses, time left."""
 
+import math
 from collections.abc import Callable
 from types import TracebackType
 
@@ -41,8 +42,10 @@ class Bar:
             self.bar.reset(total=progress.steps)
             self.bar.update(progress.step - 1)
         for name, loss in progress.losses.items():
+            if math.isnan(loss):
+                continue
             self.losses[name] = SMOOTHING * self.losses.get(name, loss) + (1 - SMOOTHING) * loss
-        mean = sum(self.losses.values()) / len(self.losses)
+        mean = sum(self.losses.values()) / max(1, len(self.losses))
         self.bar.set_postfix_str(
             f"loss {mean:.3f} " + " ".join(f"{n[:6]} {v:.2f}" for n, v in sorted(self.losses.items()))
         )

@@ -196,6 +196,8 @@ def load(config_class: type, path: Path, overrides: Sequence[str] = ()) -> Any:
         place = tree
         for table in tables:
             place = place.setdefault(table, {})
+            if not isinstance(place, dict):
+                raise ValueError(f"--set {override!r} reaches into {table}, which is no table; write {table}=value")
         place[last] = _value(text.strip())
     return _fill(config_class, tree, "")
 

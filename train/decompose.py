@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config: DecomposeConfig = parse(DecomposeConfig, __doc__ or "", argv)
     try:
         published = run_decomposition(config)
-    except (ValueError, Interrupted) as error:
+    except (ValueError, OSError, Interrupted) as error:
         print(error, file=sys.stderr)
         return 130 if isinstance(error, Interrupted) else 2
     for department, revision in published.items():
@@ -47,6 +47,7 @@ def run_decomposition(config: DecomposeConfig) -> dict[str, int]:
     prepared = prepared_cases(config.data)
     torch.manual_seed(config.seed)
     network = build_segmenter(config.network)
+    stride = max(network.unet.stride, foundation.unet.stride)  # powers of two: patches fit both
     decomposition = Decomposition(
         network,
         ranks=dict.fromkeys(prepared, config.rank),
@@ -69,7 +70,7 @@ def run_decomposition(config: DecomposeConfig) -> dict[str, int]:
         try:
             decompose(
                 decomposition,
-                samples_of(config.data, prepared, stride=network.unet.stride, seed=config.seed),
+                samples_of(config.data, prepared, stride=stride, seed=config.seed),
                 foundation=foundation,
                 queries=table,
                 warmup_steps=config.warmup_steps,

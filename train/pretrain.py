@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config: PretrainConfig = parse(PretrainConfig, __doc__ or "", argv)
     try:
         pretrain(config)
-    except (ValueError, Interrupted) as error:
+    except (ValueError, OSError, Interrupted) as error:
         print(error, file=sys.stderr)
         return 130 if isinstance(error, Interrupted) else 2
     return 0

@@ -61,7 +61,8 @@ class Decomposition:
         Raises:
             ValueError: they belong to another network, or an expert has other ranks.
         """
-        if set(base.weights) != set(self.weights):
+        shapes = {name: tensor.shape for name, tensor in base.weights.items()}
+        if shapes != {name: tensor.shape for name, tensor in self.weights.items()}:
             raise ValueError("the store's base is another network; give the config the same network size")
         with torch.no_grad():
             for name, tensor in self.weights.items():

@@ -44,6 +44,9 @@ class Samples(Dataset[Sample]):
         all_structures: ask for structures of other departments too where the case has them (a foundation's way).
         augment: whether to vary geometry and intensities.
         seed: of everything drawn.
+
+    Raises:
+        ValueError: a length below 1, or weights that no department could be drawn by.
     """
 
     def __init__(
@@ -58,6 +61,10 @@ class Samples(Dataset[Sample]):
         seed: int,
         all_structures: bool = False,
     ) -> None:
+        if min(patch, stride, max_queries) < 1:
+            raise ValueError(f"patch {patch} and max_queries {max_queries} must be at least 1; set them in the config")
+        if min(weights.values()) < 0 or sum(weights.values()) <= 0:
+            raise ValueError(f"weights {dict(weights)} must be positive; set data.weights in the config")
         self.cases = cases
         self.weights = weights
         self.patch = patch

@@ -28,6 +28,7 @@ from lorkd_monailabel.learning.samples import Sample, Samples
 from lorkd_monailabel.text_encoder import QueryTable
 
 SAVE_EVERY_S = 60.0
+MOST_SKIPPED = 20
 
 Weights = Callable[[str], Mapping[str, Tensor]]
 """Department -> the weights of its plain network."""
@@ -96,13 +97,20 @@ class Trainer:
         self.balance = balance
         self.bf16 = bf16
         self.step = 0
+        self.skipped = 0
         self.rates = [rate for _, rate in trained]
         self.optimizer = torch.optim.AdamW(
             [{"params": list(group.values()), "lr": rate} for group, rate in trained], weight_decay=weight_decay
         )
 
     def train_step(self, samples: Sequence[Sample]) -> dict[str, float]:
-        """Take one optimiser step on a batch; return the mean loss of each department present."""
+        """Take one optimiser step on a batch; return the mean loss of each department present.
+
+        A step whose gradients are not finite leaves all weights as they are.
+
+        Raises:
+            ValueError: many such steps in a row.
+        """
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * schedule(self.step, self.steps)
         self.optimizer.zero_grad(set_to_none=True)
@@ -113,8 +121,15 @@ class Trainer:
             loss = torch.stack([self._loss(sample, weights) for sample in own]).sum()
             (loss / len(samples)).backward()
             losses[department] = loss.item() / len(own)
-        nn.utils.clip_grad_norm_(list(self.trained.values()), 1.0)
-        self.optimizer.step()
+        if nn.utils.clip_grad_norm_(list(self.trained.values()), 1.0).isfinite():
+            self.optimizer.step()
+            self.skipped = 0
+        else:  # instance norm divides by the spread of a channel, which can vanish on a small patch
+            self.skipped += 1
+            if self.skipped >= MOST_SKIPPED:
+                raise ValueError(
+                    f"the gradients of {self.skipped} steps in a row are not finite; set a smaller learning rate"
+                )
         self.step += 1
         return losses
 

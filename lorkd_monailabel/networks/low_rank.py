@@ -35,9 +35,9 @@ def factor_shapes(shape: tuple[int, ...] | torch.Size, rank: int) -> tuple[tuple
 
 
 def rank_limit(shape: tuple[int, ...] | torch.Size) -> int:
-    """Give the largest useful rank of a weight: beyond it the factors hold more than the product can."""
-    (rows, columns), (height, _) = factor_shapes(shape, 1)
-    return max(1, min(columns, height) // rows)
+    """Give the largest rank of a weight: that of its matrix ``(C_out, C_in * kernel)``, which no delta can exceed."""
+    outputs, *rest = shape
+    return min(outputs, math.prod(rest))
 
 
 class Factors(nn.Module):
@@ -100,7 +100,12 @@ def layer_ranks(weights: Mapping[str, bool], rank: int, *, decoder_multiplier: i
         weights: name -> whether it belongs to the decoder (``Segmenter.low_rank_weights``).
         rank: of the encoder's layers.
         decoder_multiplier: of the decoder's; with 2 the paper's parameter counts reproduce.
+
+    Raises:
+        ValueError: one of them is below 1.
     """
+    if min(rank, decoder_multiplier) < 1:
+        raise ValueError(f"rank {rank} and decoder multiplier {decoder_multiplier} must be at least 1; set them higher")
     return {name: rank * (decoder_multiplier if decoder else 1) for name, decoder in weights.items()}
 
 

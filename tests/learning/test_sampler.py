@@ -13,6 +13,7 @@ from lorkd_monailabel.learning.sampler import ROUND, ShareOfSamples, department_
         ({"a": 1, "b": 1, "c": 2}, {"a": 16, "b": 16, "c": 32}),
         ({"a": 1, "b": 1, "c": 1}, {"a": 22, "b": 21, "c": 21}),  # 21.33 each: the one that is left goes to the first
         ({"a": 0.5, "b": 0.3, "c": 0.2}, {"a": 32, "b": 19, "c": 13}),  # 32, 19.2, 12.8
+        ({"a": 495, "b": 305, "c": 200}, {"a": 32, "b": 19, "c": 13}),  # 31.68, 19.52, 12.8
         ({"a": 3}, {"a": 64}),
         ({"a": 1, "b": 0}, {"a": 64}),
         ({"a": 1000, "b": 1}, {"a": 64, "b": 1}),  # 63.9 and 0.06, but none is left out

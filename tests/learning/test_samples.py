@@ -102,6 +102,15 @@ def test_masks_follow_the_augmented_image(make_prepared: Make) -> None:
     assert moved >= 3
 
 
+def test_no_value_appears_between_two_others(make_prepared: Make) -> None:
+    labels = np.where(blocks((24, 24, 24)) > 0, 4, 0).astype(np.int16)
+    case = make_prepared(labels, {"liver": ("abdomen", (1, 2, 3)), "spleen": ("abdomen", (4,))})
+    samples = stream({"abdomen": [case]}, augment=True, patch=16)
+    for index in range(12):
+        sample = samples[index]
+        assert not sample.masks[sample.names.index("liver")].any()
+
+
 def test_left_never_becomes_right(make_prepared: Make) -> None:
     ramps = np.stack(np.meshgrid(*[np.linspace(0, 10, 24)] * 3, indexing="ij"))
     where = torch.stack(torch.meshgrid(*[torch.linspace(-1, 1, 16)] * 3, indexing="ij"))
@@ -127,7 +136,7 @@ def test_small_volumes_are_padded_to_the_stride(
     inner = tuple(slice(min(length, 16)) for length in shape)
     outside = torch.ones(padded, dtype=torch.bool)
     outside[inner] = False
-    assert (sample.image[0][outside] == sample.image.min()).all()
+    assert (sample.image[0][outside] == sample.image[0][inner].min()).all()
     mask = sample.masks[sample.names.index("liver")]
     assert mask[inner].all()
     assert not mask[outside].any()
@@ -175,3 +184,15 @@ def test_cases_weigh_by_their_structures_and_the_root_of_their_source(make_prepa
     cases.append(make_prepared(blocks(), two, source="small"))
     # 1 / sqrt(4) each for the four, 2 / sqrt(1) for the fifth: 4 in all.
     assert case_weights(cases) == pytest.approx([0.125, 0.125, 0.125, 0.125, 0.5])
+
+
+@pytest.mark.parametrize("changed", [{"patch": 0}, {"max_queries": 0}, {"patch": -8}])
+def test_refuses_lengths_below_one(prepared: PreparedCase, changed: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=r"patch -?\d+ and max_queries \d+ must be at least 1; set them in the config"):
+        stream({"abdomen": [prepared]}, **changed)
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0])
+def test_refuses_weights_that_draw_nothing(prepared: PreparedCase, weight: float) -> None:
+    with pytest.raises(ValueError, match=r"weights .* must be positive; set data\.weights"):
+        stream({"abdomen": [prepared]}, weights={"abdomen": weight})

@@ -1,0 +1,159 @@
+"""Tests of `lorkd serve`: what it refuses, what it starts, and a real start."""
+
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lorkd_monailabel.commands import serve
+from lorkd_monailabel.store import ExpertStore
+
+START_SECONDS = 90
+
+
+@pytest.fixture
+def port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        number = free.getsockname()[1]
+    return number
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Commands that would have taken the place of this process."""
+    commands: list[list[str]] = []
+    monkeypatch.setattr(serve, "become", lambda command, variables: commands.append(command) or 0)
+    return commands
+
+
+def refusal(outcome) -> str:
+    """The one sentence."""
+    assert (outcome.status, outcome.out) == (2, "")
+    (line,) = outcome.err.splitlines()
+    return line.removeprefix("lorkd: ")
+
+
+def test_the_command(lorkd: Callable, here: Path, store: ExpertStore, port: int, started: list[list[str]]) -> None:
+    (here / "studies").mkdir()
+    outcome = lorkd("serve", "studies", "--store", store.folder, "--port", port, "--device", "cpu")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert f"paste into Slicer: http://127.0.0.1:{port} " in outcome.out
+    (command,) = started
+    assert command[:4] == [sys.executable, "-m", "monailabel.main", "start_server"]
+    assert command[4:] == [
+        *("--app", str(serve.APP), "--studies", str(here / "studies"), "--host", "127.0.0.1", "--port", str(port)),
+        *("--conf", "store", str(store.folder), "--conf", "device", "cpu"),
+        *("--uvicorn_app", "lorkd_monailabel.asgi:app"),
+    ]
+
+
+def test_plain_and_the_servers_own_store(
+    lorkd: Callable, port: int, started: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.4.4")
+    outcome = lorkd("serve", "https://pacs.example/dicom-web", "--port", port, "--plain", "--host", "0.0.0.0")
+    assert outcome.status == 0
+    assert f"http://{socket.gethostname()}:{port}" in outcome.out
+    assert outcome.err == "lorkd: whoever reaches this address can read the studies; be sure of the network\n"
+    (command,) = started
+    assert command[7] == "https://pacs.example/dicom-web"
+    assert not {"--conf", "--uvicorn_app"}.intersection(command)
+
+
+def test_what_can_not_be(lorkd: Callable, here: Path, port: int, started: list[list[str]]) -> None:
+    (here / "file").write_text("")
+    for studies in ("no", "file"):
+        sentence = refusal(lorkd("serve", studies, "--port", port))
+        assert sentence == f"studies {studies} is not a folder that exists; make it, or check the path"
+    assert refusal(lorkd("serve", ".", "--port", port, "--store", "no")).startswith("store no is not a folder")
+    assert refusal(lorkd("serve", ".", "--port", 70000)) == "port 70000 must be in 1..65535; 8000 is usual"
+    assert refusal(lorkd("serve", ".", "--port", port, "--host", "256.1.1.1")).startswith("host '256.1.1.1' is unknown")
+    assert refusal(lorkd("serve", ".", "--port", port, "--device", "gpu")).startswith("device 'gpu' is unknown")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        sentence = refusal(lorkd("serve", ".", "--port", taken))
+    assert sentence.startswith(f"port {taken} of 127.0.0.1 can't be used (Address already in use); choose another with")
+    assert started == []
+    assert [path.name for path in here.iterdir()] == ["file"]
+
+
+def test_monai_label_must_be_there(
+    lorkd: Callable, here: Path, port: int, started: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "3.0.1")
+    sentence = refusal(lorkd("serve", ".", "--port", port, "--plain"))
+    assert sentence.startswith("MONAI Label's own application needs pydicom 2, not 3.0.1; omit --plain, or run: pip")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert refusal(lorkd("serve", ".", "--port", port)) == (
+        "MONAI Label is not installed, and the server needs it; run: pip install 'lorkd-monailabel[server]'"
+    )
+    assert started == []
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"), [("127.0.0.1", "http://127.0.0.1:80"), ("::1", "http://[::1]:80"), ("pc", "http://pc:80")]
+)
+def test_addresses(host: str, expected: str) -> None:
+    assert serve.address(host, 80) == expected
+
+
+def test_the_package_is_importable_in_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "elsewhere")
+    assert serve.environment()["PYTHONPATH"] == os.pathsep.join([str(serve.APP.parent), "elsewhere"])
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(serve.APP.parent))
+    assert serve.environment()["PYTHONPATH"] == "elsewhere"
+    monkeypatch.delenv("PYTHONPATH")
+    assert "PYTHONPATH" not in serve.environment()
+
+
+def test_a_real_server_starts_and_stops(root: Path, here: Path, store: ExpertStore, ct: Path, port: int) -> None:
+    # of a copy of the tree, as MONAI Label makes folders in it; its parent alone finds the package
+    tree = here / "tree"
+    ignored = shutil.ignore_patterns("__pycache__", "store", "bin", "lib", "logs", "model")
+    shutil.copytree(root / "lorkd_monailabel", tree / "lorkd_monailabel", ignore=ignored)
+    (here / "studies").mkdir()
+    shutil.copy(ct, here / "studies")
+    log = here / "server.log"
+    environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
+    environment["MONAI_LABEL_SESSION_PATH"] = str(here / "sessions")
+    command = [sys.executable, "-m", "lorkd_monailabel.cli", "serve", "studies"]
+    command += ["--store", str(store.folder), "--port", str(port), "--device", "cpu"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, cwd=here, env=environment, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        assert b'"abdomen"' in answer_of(f"http://127.0.0.1:{port}/info/", process, log)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) in (0, 130, -signal.SIGINT)
+    finally:
+        process.kill()
+        process.wait()
+    assert f"paste into Slicer: http://127.0.0.1:{port}" in log.read_text()
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def answer_of(address: str, process: subprocess.Popen[bytes], log: Path) -> bytes:
+    """Wait for the server's first answer."""
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            with urllib.request.urlopen(address, timeout=10) as reply:
+                return reply.read()
+        except urllib.error.URLError:
+            time.sleep(0.1)
+    pytest.fail(f"the server ended, or gave no answer within {START_SECONDS} s:\n{log.read_text()[-3000:]}")

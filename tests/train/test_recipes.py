@@ -1,0 +1,212 @@
+"""Tests of the recipes: from cases to a foundation, to a base and experts, to a new revision of one of them."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lorkd_monailabel.departments import structure
+from lorkd_monailabel.learning.checkpoint import load_checkpoint
+from lorkd_monailabel.networks.segmenter import SIZES
+from lorkd_monailabel.predictor import Predictor
+from lorkd_monailabel.prompts import Target
+from lorkd_monailabel.store import ExpertStore, load_base, write_file
+from lorkd_monailabel.volumes import read_volume
+from train import decompose, finetune, pretrain
+
+CONFIGS = Path(pretrain.__file__).parent / "configs"
+
+
+@pytest.fixture
+def cases(write_case: Callable[..., dict[str, Any]], write_list: Callable[[list[Any]], Path]) -> Path:
+    """Two patients with liver, spleen and heart."""
+    labels = np.zeros((14, 12, 12), dtype=np.int16)
+    labels[2:5, 2:8, 3:6] = 1
+    labels[6:9, 4:8, 3:8] = 2
+    labels[10:13, 4:9, 4:9] = 3
+    structures = {"liver": ("abdomen", [1]), "spleen": ("abdomen", [2]), "heart": ("thorax", [3])}
+    lines = [write_case(np.roll(labels, shift, axis=1), structures, name=f"patient{shift}") for shift in range(2)]
+    return write_list(lines)
+
+
+@pytest.fixture
+def arguments(tmp_path: Path, cases: Path) -> Callable[..., list[str]]:
+    """Make the arguments of a recipe: a config of the repository, brought to two steps of the tiny network."""
+
+    def make(config: str, **changed: object) -> list[str]:
+        settings: dict[str, object] = {
+            "data.cases": cases,
+            "data.splits": "[]",
+            "data.cache": tmp_path / "cache",
+            "data.patch": 8,
+            "data.spacing_mm": "{ default = 3 }",
+            "data.augment": "false",
+            "data.workers": 0,
+            "output": tmp_path / "run",
+            "steps": 2,
+            "batch_size": 2,
+            "bf16": "false",
+        }
+        if "sources" in (CONFIGS / config).read_text():
+            settings["data.sources"] = "[]"
+        if "finetune" not in config:
+            settings["network"] = "tiny"
+        if "foundation" not in config:
+            settings["store"] = tmp_path / "store"
+        if "store" in config or config in ("toy.toml", "demo.toml"):
+            settings |= {"foundation": tmp_path / "run" / "foundation.safetensors", "warmup_steps": 2}
+        settings |= {name.replace("__", "."): value for name, value in changed.items()}
+        sets = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+        return [str(CONFIGS / config), *sets]
+
+    return make
+
+
+Arguments = Callable[..., list[str]]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_foundation_then_experts_then_a_new_revision(
+    tmp_path: Path, arguments: Arguments, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert pretrain.main(arguments("default_foundation.toml")) == 0
+    foundation = load_base(tmp_path / "run" / "foundation.safetensors", "foundation")
+    assert foundation.about == {"sources": ["synthetic"], "steps": 2}
+    assert foundation.window == 8
+    assert {**foundation.network, "widths": tuple(foundation.network["widths"])} == SIZES["tiny"]
+
+    assert decompose.main(arguments("toy.toml", data__spacing_mm="{ default = 3, thorax = 2 }")) == 0
+    store = ExpertStore(tmp_path / "store")
+    assert store.departments() == ("thorax", "abdomen")
+    assert f"published thorax/0001 in {tmp_path / 'store'}" in capsys.readouterr().out
+    abdomen, thorax = store.header("abdomen"), store.header("thorax")
+    assert (abdomen["structures"], thorax["structures"]) == (["liver", "spleen"], ["heart"])
+    assert (abdomen["spacing_mm"], thorax["spacing_mm"]) == (3.0, 2.0)
+    assert abdomen["base_sha256"] == thorax["base_sha256"] == store.base().sha256
+    assert store.base().about["foundation"] == foundation.sha256
+    assert abdomen["about"] == {"cases": 2, "sources": ["synthetic"], "steps": 2}
+
+    # The same store again, from where it is: new revisions over a new base.
+    go_on = arguments("demo.toml", output=tmp_path / "again", warmup_steps=0, rank=2)
+    assert decompose.main(go_on) == 0
+    assert store.revisions("base") == store.revisions("abdomen") == (1, 2)
+    assert store.header("abdomen")["parent"] == 1
+
+    before = contents(store.folder)
+    assert finetune.main(arguments("finetune.toml", department="abdomen")) == 0
+    after = contents(store.folder)
+    assert after.keys() - before.keys() == {"abdomen/0003.safetensors"}
+    assert {name: after[name] for name in before} == before
+
+    volume = read_volume(tmp_path / "patient0_image.nii.gz", "ct")
+    targets = [Target(name, structure(name)) for name in ("liver", "heart", "spleen")]
+    prediction = Predictor(store).segment(volume, targets)
+    assert prediction.label_map.array.shape == (14, 12, 12)
+    assert [answer.revision for answer in prediction.answers] == [3, 2, 3]
+
+
+def test_default_store_is_in_half_precision_and_fits_foundations_of_larger_stride(
+    tmp_path: Path, arguments: Arguments
+) -> None:
+    # Volumes of 14 x 12 x 12 voxels: patches of 16 are cut short, to what the foundation's stride of 8 does not divide.
+    assert pretrain.main(arguments("default_foundation.toml", network="toy_foundation", steps=1, data__patch=16)) == 0
+    assert decompose.main(arguments("default_store.toml", steps=1, warmup_steps=0, data__patch=16)) == 0
+    store = ExpertStore(tmp_path / "store")
+    assert {str(tensor.dtype) for tensor in store.base().weights.values()} == {"torch.float16"}
+    assert {str(a.dtype) for a, _ in store.load("thorax").factors.values()} == {"torch.float16"}
+
+
+def test_interrupt_leaves_a_run_that_goes_on(root: Path, tmp_path: Path, arguments: Arguments) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "train.pretrain", *arguments("default_foundation.toml", steps=100_000)],
+        cwd=root,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        assert process.stderr is not None
+        seen = b""
+        while b"loss" not in seen:
+            part = os.read(process.stderr.fileno(), 4096)
+            assert part, seen.decode()
+            seen += part
+        process.send_signal(signal.SIGINT)
+        rest = process.communicate(timeout=60)[1].decode()
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "Traceback" not in rest
+    assert "of 100000; run again to go on" in rest.splitlines()[-1]
+    state = load_checkpoint(tmp_path / "run" / "pretrain.pt")
+    assert state is not None
+    step = state["step"]
+    assert f"stopped after step {step} of" in rest
+    assert not (tmp_path / "run" / "foundation.safetensors").exists()
+    assert pretrain.main(arguments("default_foundation.toml", steps=step + 1)) == 0
+    resumed = load_checkpoint(tmp_path / "run" / "pretrain.pt")
+    assert resumed is not None
+    assert resumed["step"] == step + 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"data__cases": "none.jsonl"}, "list of cases none.jsonl can't be read"),
+        ({"data__splits": '["test"]'}, "has no case of splits ['test']"),
+        ({"network": "huge"}, "network size 'huge' is unknown; use one of"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"data__patch": 0}, "patch 0 and max_queries"),
+        ({"data__max_queries": 0}, "max_queries 0 must be at least 1"),
+        ({"data__spacing_mm__default": 0}, "must be positive"),
+        ({"data__weights__default": 0}, "must be positive; set data.weights"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_status_two(
+    arguments: Arguments, capsys: pytest.CaptureFixture[str], changed: dict[str, object], sentence: str
+) -> None:
+    assert pretrain.main(arguments("default_foundation.toml", **changed)) == 2
+    error = capsys.readouterr().err
+    assert sentence in error.splitlines()[-1]
+    assert "Traceback" not in error
+
+
+def test_a_missing_or_damaged_image_is_named(
+    tmp_path: Path, arguments: Arguments, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = tmp_path / "patient1_image.nii.gz"
+    image.write_bytes(image.read_bytes()[:50])
+    assert pretrain.main(arguments("default_foundation.toml")) == 2
+    assert str(image) in capsys.readouterr().err
+    image.unlink()
+    assert pretrain.main(arguments("default_foundation.toml")) == 2
+    assert str(image) in capsys.readouterr().err
+
+
+def test_decompose_needs_a_foundation_of_its_own_table_and_a_rank(
+    tmp_path: Path, arguments: Arguments, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run" / "foundation.safetensors"
+    assert decompose.main(arguments("toy.toml")) == 2
+    assert f"{path} is damaged" in capsys.readouterr().err
+    assert pretrain.main(arguments("default_foundation.toml")) == 0
+    assert decompose.main(arguments("toy.toml", rank=0)) == 2
+    assert "rank 0 and decoder multiplier 2 must be at least 1" in capsys.readouterr().err
+    assert decompose.main(arguments("toy.toml", continue_store="true")) == 2
+    assert "holds no base" in capsys.readouterr().err
+    foundation = load_base(path, "foundation")
+    header = {"kind": "foundation", "sha256": foundation.sha256, "network": foundation.network, "window": 8}
+    path.unlink()
+    write_file(path, {**header, "query_space": "other", "revision": 0, "about": {}}, foundation.weights)
+    assert decompose.main(arguments("toy.toml")) == 2
+    assert "was trained with another query table; train it anew with this one" in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()
