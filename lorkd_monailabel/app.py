@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from fastapi import HTTPException
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
@@ -23,6 +22,7 @@ from monailabel.interfaces.tasks.strategy import Strategy
 
 from lorkd_monailabel import __version__
 from lorkd_monailabel.departments import Department, departments
+from lorkd_monailabel.devices import checked_device
 from lorkd_monailabel.predictor import Predictor
 from lorkd_monailabel.store import ExpertStore
 from lorkd_monailabel.tasks.infer import DepartmentTask, TextTask
@@ -60,7 +60,7 @@ class LoRKDApp(MONAILabelApp):
             _LOG.warning(
                 "the store %s holds no expert; train one, or name another with --conf store", self.store.folder
             )
-        self.predictor = Predictor(self.store, device=checked_device(conf.get("device")))
+        self.predictor = Predictor(self.store, device=checked_device(conf.get("device"), option="--conf device"))
         super().__init__(
             app_dir=app_dir,
             studies=studies,
@@ -146,23 +146,6 @@ def client_errors() -> Iterator[None]:
         raise HTTPException(400, str(error)) from error
     except MONAILabelException as error:
         raise HTTPException(400, error.msg) from error
-
-
-def checked_device(name: str | None) -> str:
-    """Chooses the device: the one that is named, else cuda where there is one, else cpu.
-
-    Raises:
-        ValueError: torch does not know it, or it is not there.
-    """
-    if not name:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device {name!r} is unknown to torch; use --conf device cpu, or cuda, or cuda:1") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {name!r} is not there ({torch.cuda.device_count()} GPUs); use --conf device cpu")
-    return name
 
 
 def default_store(app_dir: Path) -> Path:

@@ -21,7 +21,7 @@ class Base:
         network: the numbers that ``build_segmenter`` takes.
         weights: name -> tensor of the plain network.
         window: voxels along each axis that the network was trained on.
-        query_space: ``QueryTable.space_sha256`` of the table it was trained with.
+        query_space: ``QueryTable.space`` of the table it was trained with.
         revision: number in its store; 0 before publication.
         about: what else to write down: sources, training, licence.
     """
@@ -151,6 +151,7 @@ def extract(
     base_sha256: str,
     spacing_mm: float,
     structures: Sequence[str],
+    norms: Mapping[str, Tensor] | None = None,
     parent: int = 0,
     about: Mapping[str, Any] | None = None,
     dtype: torch.dtype = torch.float32,
@@ -163,6 +164,7 @@ def extract(
         base_sha256: of the base as it is stored.
         spacing_mm: of the grid.
         structures: trained on.
+        norms: the department's own copies of the base's tensors.
         parent: revision that training started from; 0 for none.
         about: what else to write down.
         dtype: of the copies.
@@ -179,6 +181,7 @@ def extract(
         ranks=dict(factors.ranks),
         spacing_mm=spacing_mm,
         structures=tuple(structures),
+        norms=dict(norms or {}),
         parent=parent,
         about=dict(about or {}),
     )

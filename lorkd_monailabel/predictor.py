@@ -152,7 +152,7 @@ class Predictor:
         base = self._base
         if base is None or base.sha256 != expert.base_sha256:
             base = self._base = self.store.base(expert.base_sha256)
-        if base.query_space != self.queries.space_sha256():
+        if base.query_space != self.queries.space:
             raise ValueError(
                 f"base {expert.base_sha256[:12]} was trained with other query vectors than the table's; "
                 "give the query table it was trained with"

@@ -36,6 +36,8 @@ class QueryTable:
         mean: of the raw vectors, ``(D,)``.
         whitening: ``(D, D)``; a new text's query is ``(encoder(text) - mean) @ whitening``.
         encoder: name and SHA-256 of the encoder that made the table.
+        space: identity of what turns text into queries, by its recipe (encoder and first vocabulary), since last digits
+            differ between machines. Rows may be added later; a network understands one space only.
     """
 
     names: tuple[str, ...]
@@ -44,6 +46,7 @@ class QueryTable:
     mean: Tensor
     whitening: Tensor
     encoder: str
+    space: str
 
     @classmethod
     def build(cls, names: Sequence[str], encode: Encoder, *, encoder: str) -> "QueryTable":
@@ -57,8 +60,9 @@ class QueryTable:
         raw = encode(list(names)).double()
         mean = raw.mean(dim=0)
         _, values, directions = torch.linalg.svd(raw - mean, full_matrices=False)
-        # Directions that the vocabulary hardly uses are noise: they keep their size relative to the median one.
-        scale = 1 / torch.maximum(values, values.median())
+        # Directions that the vocabulary hardly uses are noise: they keep their size relative to the median one. Those
+        # that it does not use at all (with the mean gone, there is always one) are arbitrary, and left out.
+        scale = torch.where(values > 1e-9 * values[0], 1 / torch.maximum(values, values.median()), 0)
         whitening = directions.T @ torch.diag(scale) @ directions
         rows = (raw - mean) @ whitening
         whitening = whitening / rows.square().mean().sqrt()
@@ -70,6 +74,7 @@ class QueryTable:
             mean=mean.float(),
             whitening=whitening.float(),
             encoder=encoder,
+            space=hashlib.sha256(json.dumps([FORMAT, encoder, *names]).encode()).hexdigest(),
         )
 
     @classmethod
@@ -99,6 +104,7 @@ class QueryTable:
                 mean=tensors["mean"].float(),
                 whitening=tensors["whitening"].float(),
                 encoder=metadata["encoder"],
+                space=metadata["space"],
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"query table {path} can't be read ({error!r}); restore it or build it anew") from error
@@ -116,6 +122,7 @@ class QueryTable:
             "names": json.dumps(self.names),
             "modalities": json.dumps(list(self.modality_vectors)),
             "encoder": self.encoder,
+            "space": self.space,
         }
         save_file(tensors, path, metadata)
 
@@ -135,13 +142,6 @@ class QueryTable:
             raise ValueError(f"modality {modality!r} is unknown; use one of {', '.join(self.modality_vectors)}")
         rows = torch.tensor([self.names.index(name) for name in names], dtype=torch.long)
         return self.vectors[rows] + self.modality_vectors[modality]
-
-    def space_sha256(self) -> str:
-        """Hash of what turns text into queries: rows may be added later, but a network understands one space only."""
-        digest = hashlib.sha256(self.encoder.encode())
-        for tensor in (self.mean, self.whitening.half(), *self.modality_vectors.values()):
-            digest.update(tensor.contiguous().numpy().tobytes())
-        return digest.hexdigest()
 
     def extended(self, names: Sequence[str], encode: Encoder) -> "QueryTable":
         """Return a table of the same space with rows for more names; known ones are left as they are."""

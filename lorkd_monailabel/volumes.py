@@ -109,6 +109,26 @@ def read_volume(path: str | Path, modality: str = "auto") -> Volume:
     return Volume(array, grid, cast("Modality", chosen))
 
 
+def read_labels(path: str | Path) -> tuple[np.ndarray, Grid]:
+    """Reads a label volume, which may hold one value only: its int32 array (X, Y, Z) and its grid.
+
+    Args:
+        path: as for ``read_volume``.
+
+    Raises:
+        FileNotFoundError: there is nothing at the path.
+        ValueError: it is no 3D image, holds anything but whole numbers, or has a singular affine.
+    """
+    file = read_volume_file(Path(path))
+    array = np.asarray(file.array, dtype=np.float64)
+    if not np.array_equal(array, np.round(array)) or np.abs(array).max() > np.iinfo(np.int32).max:
+        raise ValueError(f"{path} holds values that are no whole numbers, so it is no label volume; give its labels")
+    try:
+        return array.astype(np.int32), Grid(cast("tuple[int, int, int]", array.shape), file.affine)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
 def canonical_grid(grid: Grid, spacing_mm: float | tuple[float, float, float]) -> Grid:
     """Gives the grid of the same field of view with axes closest to RAS+ and the given spacing.
 

@@ -71,7 +71,7 @@ def tiny_base(table: "QueryTable") -> "Base":
         torch.manual_seed(0)
         weights = {name: tensor.detach().clone() for name, tensor in build_segmenter("tiny").state_dict().items()}
     weights["mask_embedding.2.bias"] = torch.tensor([0.0, 0.0, 0.0, 0.0, -0.2])
-    return Base(network=SIZES["tiny"], weights=weights, window=8, query_space=table.space_sha256())
+    return Base(network=SIZES["tiny"], weights=weights, window=8, query_space=table.space)
 
 
 @pytest.fixture(scope="session")

@@ -213,7 +213,7 @@ def test_networks_are_kept_while_the_budget_lasts(store: ExpertStore, make_exper
 
 
 def test_refuses_a_table_of_another_space(store: ExpertStore, volume: Volume, table: QueryTable) -> None:
-    predictor = Predictor(store, queries=replace(table, encoder="another"))
+    predictor = Predictor(store, queries=replace(table, space="another"))
     with pytest.raises(ValueError, match="was trained with other query vectors than the table's; give the query table"):
         predictor.segment(volume, targets("liver"))
 

@@ -83,7 +83,7 @@ def test_more_names_join_the_same_space(small: QueryTable) -> None:
     assert again is small
     fresh = replace(small, names=NAMES[:11], vectors=small.vectors[:11]).extended(NAMES, encode)
     torch.testing.assert_close(fresh.vectors, small.vectors, atol=1e-3, rtol=1e-3)
-    assert longer.space_sha256() == small.space_sha256()
+    assert longer.space == small.space
 
 
 def test_a_table_comes_back_as_it_was_saved(small: QueryTable, tmp_path: Path) -> None:
@@ -94,18 +94,15 @@ def test_a_table_comes_back_as_it_was_saved(small: QueryTable, tmp_path: Path) -
     assert torch.equal(loaded.vectors, small.vectors)
     assert torch.equal(loaded.queries(NAMES, "ct"), small.queries(NAMES, "ct"))
     assert torch.equal(loaded.whitening, small.whitening.half().float())
-    assert loaded.space_sha256() == small.space_sha256()
+    assert loaded.space == small.space
 
 
-def test_the_space_is_its_mean_matrix_modalities_and_encoder(small: QueryTable) -> None:
-    modalities = {**small.modality_vectors, "ct": small.modality_vectors["ct"] + 1}
-    others = [
-        replace(small, mean=small.mean + 1),
-        replace(small, whitening=small.whitening * 2),
-        replace(small, modality_vectors=modalities),
-        replace(small, encoder="another"),
-    ]
-    assert len({each.space_sha256() for each in [small, *others]}) == 5
+def test_the_space_is_told_by_encoder_and_vocabulary(small: QueryTable) -> None:
+    names = list(small.names)
+    assert QueryTable.build(names, encode, encoder="fake").space == small.space
+    assert QueryTable.build(names, encode, encoder="another").space != small.space
+    assert QueryTable.build(names[::-1], encode, encoder="fake").space != small.space
+    assert small.extended(["a new one"], encode).space == small.space
 
 
 def test_refuses_what_is_no_table(small: QueryTable, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from lorkd_monailabel.experts import Base, as_float, extract, plain_network
 from lorkd_monailabel.learning.cases import PreparedCase
-from lorkd_monailabel.learning.decomposition import Decomposition, decompose
+from lorkd_monailabel.learning.decomposition import PHASES, Decomposition, decompose
 from lorkd_monailabel.learning.training import Interrupted, Progress, stop_on_signal
 from lorkd_monailabel.networks.segmenter import SIZES, build_segmenter
 from lorkd_monailabel.store import ExpertStore, load_base
@@ -41,7 +41,7 @@ def run_decomposition(config: DecomposeConfig) -> dict[str, int]:
     """Train and publish; return department -> revision."""
     table = QueryTable.load(QUERIES)
     foundation_file = load_base(Path(config.foundation), "foundation")
-    if foundation_file.query_space != table.space_sha256():
+    if foundation_file.query_space != table.space:
         raise ValueError(f"{config.foundation} was trained with another query table; train it anew with this one")
     foundation = plain_network(foundation_file.network, as_float(foundation_file.weights))
     prepared = prepared_cases(config.data)
@@ -89,7 +89,10 @@ def run_decomposition(config: DecomposeConfig) -> dict[str, int]:
         finally:
             for bar in bars:
                 bar.close()
-    return publish(config, decomposition, store, foundation=foundation_file, prepared=prepared)
+    published = publish(config, decomposition, store, foundation=foundation_file, prepared=prepared)
+    for phase in PHASES:  # the run is over: the same command starts another
+        (Path(config.output) / f"{phase}.pt").unlink(missing_ok=True)
+    return published
 
 
 def publish(

@@ -26,7 +26,7 @@ import lorkd_monailabel
 from lorkd_monailabel.demo_data import DemoData, demo_cases, demo_labels, fetch_demo
 from lorkd_monailabel.departments import structure
 from lorkd_monailabel.learning.metrics import dice
-from lorkd_monailabel.volumes import read_volume
+from lorkd_monailabel.volumes import read_labels
 from train.picture import overlay
 
 PROMPT = "left kidney; liver; aorta; L3 vertebra"
@@ -126,8 +126,8 @@ def ask(address: str, prompt: str, data: DemoData, path: Path, *, title: str) ->
 
 def agreements(path: Path, data: DemoData, values: dict[str, int]) -> dict[str, float]:
     """Compute the Dice of every structure of a label map with TotalSegmentator's labels."""
-    labels = read_volume(path, "ct").array
-    reference = read_volume(data.ct_labels, "ct").array
+    labels, _ = read_labels(path)
+    reference, _ = read_labels(data.ct_labels)
     reference_values = {name: value for value, name in demo_labels("ct").items()}
     return {
         name: dice(labels == value, reference == reference_values[structure(name).name])

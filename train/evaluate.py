@@ -18,7 +18,7 @@ from lorkd_monailabel.learning.metrics import dice
 from lorkd_monailabel.predictor import Predictor
 from lorkd_monailabel.prompts import Target
 from lorkd_monailabel.store import ExpertStore
-from lorkd_monailabel.volumes import read_volume
+from lorkd_monailabel.volumes import read_labels, read_volume
 from train.config import EvaluateConfig, parse
 
 
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config: EvaluateConfig = parse(EvaluateConfig, __doc__ or "", argv)
     try:
         rows = evaluate(config)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     if config.output:
@@ -61,7 +61,7 @@ def evaluate_case(predictor: Predictor, case: Case, structures: Sequence[str] = 
     if not targets:
         return []
     volume = read_volume(case.image, case.modality)
-    reference = read_volume(case.label, case.modality).array.round().astype(np.int64)
+    reference, _ = read_labels(case.label)
     prediction = predictor.segment(volume, targets)
     return [
         {

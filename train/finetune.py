@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config: FinetuneConfig = parse(FinetuneConfig, __doc__ or "", argv)
     try:
         revision = run_finetuning(config)
-    except (ValueError, Interrupted) as error:
+    except (ValueError, OSError, Interrupted) as error:
         print(error, file=sys.stderr)
         return 130 if isinstance(error, Interrupted) else 2
     print(f"published {config.department}/{revision:04d} in {config.store}")
@@ -47,6 +47,7 @@ def run_finetuning(config: FinetuneConfig) -> int:
     with torch.device("meta"):
         stride = build_segmenter(**base.network).unet.stride
     torch.manual_seed(config.seed)
+    checkpoint = Path(config.output) / f"{department}-{expert.revision:04d}-{base.sha256[:12]}.pt"
     with stop_on_signal() as stop, Bar(f"finetune {department}") as bar:
         factors = finetune(
             base,
@@ -58,13 +59,13 @@ def run_finetuning(config: FinetuneConfig) -> int:
             learning_rate=config.learning_rate,
             balance=config.balance,
             bf16=config.bf16,
-            checkpoint=Path(config.output) / f"{department}-{expert.revision:04d}.pt",
+            checkpoint=checkpoint,
             report=bar,
             stop=stop,
             workers=data.workers,
         )
     cases = prepared[department]
-    return store.publish(
+    revision = store.publish(
         extract(
             factors,
             department=department,
@@ -73,9 +74,12 @@ def run_finetuning(config: FinetuneConfig) -> int:
             structures=tuple(dict.fromkeys((*expert.structures, *structures_of(cases)))),
             parent=expert.revision,
             about={"sources": sources_of(cases), "cases": len(cases), "steps": config.steps},
+            norms=expert.norms,
             dtype=next(iter(expert.factors.values()))[0].dtype,
         )
     )
+    checkpoint.unlink()  # the run is over: the next one starts from the new revision
+    return revision
 
 
 if __name__ == "__main__":

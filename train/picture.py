@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from lorkd_monailabel.departments import structure
-from lorkd_monailabel.volumes import Grid, Volume, canonical_grid, read_volume, resample
+from lorkd_monailabel.volumes import Grid, canonical_grid, read_labels, read_volume, resample
 
 
 def overlay(image: Path, labels: Path, values: Mapping[str, int], path: Path) -> None:
@@ -27,12 +27,12 @@ def overlay(image: Path, labels: Path, values: Mapping[str, int], path: Path) ->
     from matplotlib import pyplot
     from matplotlib.patches import Patch
 
-    def canonical(volume: Volume) -> np.ndarray:
-        grid: Grid = canonical_grid(volume.grid, volume.grid.spacing_mm)
-        return resample(torch.from_numpy(volume.array)[None], volume.grid, grid, "nearest")[0].numpy()
+    def canonical(array: np.ndarray, grid: Grid) -> np.ndarray:
+        target = canonical_grid(grid, grid.spacing_mm)
+        return resample(torch.from_numpy(array)[None], grid, target, "nearest")[0].numpy()
 
     volume = read_volume(image, "ct")
-    grey, label = canonical(volume), canonical(read_volume(labels, "ct")).round().astype(int)
+    grey, label = canonical(volume.array, volume.grid), canonical(*read_labels(labels))
     figure, axes = pyplot.subplots(1, 3, figsize=(15, 6), facecolor="black", layout="constrained")
     for axis, panel, title in zip((1, 2, 0), axes, ("coronal", "axial", "sagittal"), strict=True):
         slices = np.moveaxis(label, axis, 0)

@@ -65,7 +65,7 @@ def pretrain(config: PretrainConfig) -> Path:
         network=SIZES[config.network],
         weights={name: tensor.detach().half() for name, tensor in network.state_dict().items()},
         window=config.data.patch,
-        query_space=table.space_sha256(),
+        query_space=table.space,
         about={"sources": sources_of(chain.from_iterable(prepared.values())), "steps": config.steps},
     )
     path = output / "foundation.safetensors"

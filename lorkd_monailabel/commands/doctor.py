@@ -117,7 +117,7 @@ def _table() -> QueryTable:
 
 def _about_table(table: QueryTable) -> Iterator[Finding]:
     missing = [name for name in structures() if name not in table]
-    shape = f"{len(table.names)} names, {table.vectors.shape[1]} numbers each, space {table.space_sha256()[:12]}"
+    shape = f"{len(table.names)} names, {table.vectors.shape[1]} numbers each, space {table.space[:12]}"
     if missing:
         way_out = "run: lorkd vocabulary embed --extend and the table's file"
         yield Finding(False, f"query table: {shape}, but none for {', '.join(missing)}; {way_out}")

@@ -54,13 +54,13 @@ def embed(arguments: argparse.Namespace) -> int:
         table = old.extended(names, encode)
     write_table(table, output)
     added = len(table.names) - (0 if old is None else len(old.names))
-    print(f"{output}: {len(table.names)} names, {added} of them new, space {table.space_sha256()}")
+    print(f"{output}: {len(table.names)} names, {added} of them new, space {table.space}")
     own = QueryTable.load(QUERIES)
-    if table.space_sha256() == own.space_sha256():
+    if table.space == own.space:
         print("the space is that of the package's own table: its networks understand the queries")
     else:
         print(
-            f"the space is not that of the package's own table ({own.space_sha256()}): networks trained with that one "
+            f"the space is not that of the package's own table ({own.space}): networks trained with that one "
             "do not understand these queries; train anew, or keep its space with --extend"
         )
     return 0
@@ -77,7 +77,7 @@ def write_table(table: QueryTable, path: Path) -> None:
     draft = path.with_name(f".{uuid.uuid4().hex}.safetensors")
     try:
         table.save(draft)
-        assert QueryTable.load(draft).space_sha256() == table.space_sha256()
+        assert QueryTable.load(draft).space == table.space
         with open(draft, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(draft, path)

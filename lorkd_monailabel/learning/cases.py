@@ -18,10 +18,11 @@ import numpy as np
 import torch
 
 from lorkd_monailabel.departments import department as find_department
-from lorkd_monailabel.volumes import canonical_grid, normalise, read_volume, resample
+from lorkd_monailabel.volumes import canonical_grid, normalise, read_labels, read_volume, resample
 
 PREPARED_FORMAT = 1
 CENTRES = 2000
+TOLERANCE_MM = 0.01
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def prepare(case: Case, *, department: str, spacing_mm: float, margin_mm: float,
         cache: folder of prepared cases; an entry is complete or not there.
 
     Raises:
-        ValueError: a volume can't be read, or image and label differ in shape.
+        ValueError: a volume can't be read, or image and label are on different grids.
     """
     names = case.of(department)
     folder = cache / _key(case, (department, names, spacing_mm, margin_mm))
@@ -158,13 +159,15 @@ def _key(case: Case, settings: tuple) -> str:
 
 def _prepare_into(folder: Path, case: Case, *, names: tuple[str, ...], spacing_mm: float, margin_mm: float) -> None:
     volume = read_volume(case.image, case.modality)
-    label = read_volume(case.label, case.modality)
-    if label.grid.shape != volume.grid.shape:
-        raise ValueError(f"{case.label} has shape {label.grid.shape}, its image {volume.grid.shape}; they must agree")
+    values, label_grid = read_labels(case.label)
+    if label_grid.shape != volume.grid.shape:
+        raise ValueError(f"{case.label} has shape {label_grid.shape}, its image {volume.grid.shape}; they must agree")
+    if not np.allclose(label_grid.affine, volume.grid.affine, atol=TOLERANCE_MM):
+        raise ValueError(f"{case.label} lies elsewhere in space than {case.image}; export it on the image's grid")
     grid = canonical_grid(volume.grid, spacing_mm)
     resampled = resample(torch.from_numpy(normalise(volume.array, case.modality))[None], volume.grid, grid, "linear")
     image = resampled[0].numpy()
-    labels = resample(torch.from_numpy(label.array)[None], volume.grid, grid, "nearest")[0].numpy().astype(np.int16)
+    labels = resample(torch.from_numpy(values)[None], volume.grid, grid, "nearest")[0].numpy()
     found = np.argwhere(np.isin(labels, [value for name in names for value in case.structures[name]]))
     if len(found):
         margin = int(np.ceil(margin_mm / spacing_mm))
@@ -180,7 +183,7 @@ def _prepare_into(folder: Path, case: Case, *, names: tuple[str, ...], spacing_m
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=folder.parent))
     np.save(draft / "image.npy", image.astype(np.float16))
-    np.save(draft / "labels.npy", labels)
+    np.save(draft / "labels.npy", labels.astype(np.int16))
     np.savez(draft / "centres.npz", **centres)
     try:
         os.rename(draft, folder)

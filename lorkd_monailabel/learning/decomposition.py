@@ -18,6 +18,9 @@ from lorkd_monailabel.networks.low_rank import Factors, layer_ranks, layer_scale
 from lorkd_monailabel.networks.segmenter import Segmenter
 from lorkd_monailabel.text_encoder import QueryTable
 
+PHASES = ("warmup", "joint")
+"""Names of the two phases, and of their checkpoints."""
+
 
 class Decomposition:
     """A base network and the factors of its departments, as they are trained.
@@ -129,8 +132,8 @@ def decompose(
     base = decomposition.weights
     factors = decomposition.factor_tensors()
     phases: tuple[tuple[str, int, Sequence[tuple[Mapping[str, Tensor], float]], Weights], ...] = (
-        ("warmup", warmup_steps, [(base, learning_rate)], lambda department: base),
-        ("joint", steps, [(base, learning_rate), (factors, expert_learning_rate)], decomposition.weights_of),
+        (PHASES[0], warmup_steps, [(base, learning_rate)], lambda department: base),
+        (PHASES[1], steps, [(base, learning_rate), (factors, expert_learning_rate)], decomposition.weights_of),
     )
     for name, length, trained, weights_of in phases:
         if length == 0:

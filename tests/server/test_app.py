@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from lorkd_monailabel import app
-from lorkd_monailabel.app import LoRKDApp, checked_device, default_store
+from lorkd_monailabel.app import LoRKDApp, default_store
 from lorkd_monailabel.departments import DEPARTMENT_IDS
 
 
@@ -60,12 +60,3 @@ def test_without_a_shipped_store_there_is_an_empty_one(tmp_path, monkeypatch, ca
     assert [each["expert"] for each in made.info()["lorkd"]["departments"]] == [False] * len(DEPARTMENT_IDS)
     assert "--conf stor is unknown and has no effect; known are store, device" in caplog.text
     assert "holds no expert" in caplog.text
-
-
-def test_device():
-    assert checked_device("cpu") == "cpu"
-    assert checked_device(None) == ("cuda" if app.torch.cuda.is_available() else "cpu")
-    with pytest.raises(ValueError, match="device 'gpu' is unknown to torch"):
-        checked_device("gpu")
-    with pytest.raises(ValueError, match="device 'cuda:99' is not there"):
-        checked_device("cuda:99")
