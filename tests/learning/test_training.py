@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -263,3 +264,22 @@ def test_signals_become_a_question_and_their_handlers_come_back(number: signal.S
     finally:
         for each, handler in kept.items():
             signal.signal(each, handler)
+
+
+def test_a_step_that_is_not_finite_leaves_the_weights_and_many_in_a_row_end_the_run(
+    decomposition: Decomposition, table: QueryTable, make_samples: MakeSamples
+) -> None:
+    good = [make_samples(*DEPARTMENTS)[0]]
+    bad = [replace(good[0], image=torch.full_like(good[0].image, math.nan))]
+    trainer = trainer_of(decomposition, table, steps=100)
+    before = copies(trainer.trained)
+    trainer.train_step(bad)
+    assert trainer.step == 1
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.trained.items())
+    trainer.train_step(good)
+    assert all(tensor.isfinite().all() for tensor in trainer.trained.values())
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in trainer.trained.items())
+    for _ in range(training.MOST_SKIPPED - 1):
+        trainer.train_step(bad)
+    with pytest.raises(ValueError, match=f"{training.MOST_SKIPPED} steps in a row are not finite; set a smaller"):
+        trainer.train_step(bad)
