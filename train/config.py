@@ -22,7 +22,7 @@ class DataConfig:
         weights: department -> how often it is drawn; ``default`` for the others.
         patch: voxels along each axis.
         max_queries: structures asked for at once.
-        all_structures: ask for structures of other departments too where the case has them.
+        all_structures: ask for structures of other departments too where the case has them; an expert never does.
         augment: vary geometry and intensities.
         workers: processes that make samples.
         cache: folder of prepared cases.

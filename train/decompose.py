@@ -7,7 +7,7 @@ Stop with Ctrl+C and run again to go on. Base and experts are added to ``store``
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -70,7 +70,8 @@ def run_decomposition(config: DecomposeConfig) -> dict[str, int]:
         try:
             decompose(
                 decomposition,
-                samples_of(config.data, prepared, stride=stride, seed=config.seed),
+                samples_of(replace(config.data, all_structures=False), prepared, stride=stride, seed=config.seed),
+                warmup_samples=samples_of(config.data, prepared, stride=stride, seed=config.seed),
                 foundation=foundation,
                 queries=table,
                 warmup_steps=config.warmup_steps,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lorkd_monailabel.experts import Base, Expert, fuse
 from lorkd_monailabel.learning.samples import Samples
-from lorkd_monailabel.learning.training import Progress, Trainer, Weights, run
+from lorkd_monailabel.learning.training import Progress, Trained, Trainer, Weights, run
 from lorkd_monailabel.networks.low_rank import Factors, layer_ranks, layer_scales, rank_limit
 from lorkd_monailabel.networks.segmenter import Segmenter
 from lorkd_monailabel.text_encoder import QueryTable
@@ -91,6 +91,7 @@ def decompose(
     decomposition: Decomposition,
     samples: Samples,
     *,
+    warmup_samples: Samples,
     foundation: nn.Module,
     queries: QueryTable,
     warmup_steps: int,
@@ -110,7 +111,8 @@ def decompose(
 
     Args:
         decomposition: trained in place.
-        samples: stream of all departments.
+        samples: stream of all departments, each asking for its own structures.
+        warmup_samples: stream for the base, which may ask for those of every department.
         foundation: frozen teacher.
         queries: table of query vectors.
         warmup_steps: of the base alone.
@@ -131,11 +133,17 @@ def decompose(
     """
     base = decomposition.weights
     factors = decomposition.factor_tensors()
-    phases: tuple[tuple[str, int, Sequence[tuple[Mapping[str, Tensor], float]], Weights], ...] = (
-        (PHASES[0], warmup_steps, [(base, learning_rate)], lambda department: base),
-        (PHASES[1], steps, [(base, learning_rate), (factors, expert_learning_rate)], decomposition.weights_of),
+    phases: tuple[tuple[str, int, Samples, Trained, Weights], ...] = (
+        (PHASES[0], warmup_steps, warmup_samples, [(base, learning_rate)], lambda department: base),
+        (
+            PHASES[1],
+            steps,
+            samples,
+            [(base, learning_rate), (factors, expert_learning_rate)],
+            decomposition.weights_of,
+        ),
     )
-    for name, length, trained, weights_of in phases:
+    for name, length, stream, trained, weights_of in phases:
         if length == 0:
             continue
         trainer = Trainer(
@@ -151,7 +159,7 @@ def decompose(
         )
         run(
             trainer,
-            samples,
+            stream,
             batch_size=batch_size,
             checkpoint=folder / f"{name}.pt",
             report=report(name),

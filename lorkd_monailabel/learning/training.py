@@ -33,6 +33,9 @@ MOST_SKIPPED = 20
 Weights = Callable[[str], Mapping[str, Tensor]]
 """Department -> the weights of its plain network."""
 
+Trained = Sequence[tuple[Mapping[str, Tensor], float]]
+"""Groups of named tensors with their learning rates."""
+
 
 class Interrupted(Exception):
     """The run was asked to stop; its state is saved."""
@@ -77,7 +80,7 @@ class Trainer:
         self,
         network: nn.Module,
         weights_of: Weights,
-        trained: Sequence[tuple[Mapping[str, Tensor], float]],
+        trained: Trained,
         *,
         queries: QueryTable,
         steps: int,

@@ -54,6 +54,7 @@ def run_phases(
     decompose(
         decomposition,
         samples,
+        warmup_samples=samples,
         foundation=foundation,
         queries=table,
         warmup_steps=steps[0],
