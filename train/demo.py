@@ -173,7 +173,7 @@ def server(studies: Path, store: Path, *, log: Path) -> Iterator[str]:
     command += ["--uvicorn_app", "lorkd_monailabel.asgi:app"]
     address = f"http://127.0.0.1:{port}"
     with log.open("w") as file:
-        process = subprocess.Popen(command, cwd=log.parent, stdout=file, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
     try:
         _wait(address, process, log)
         yield address
