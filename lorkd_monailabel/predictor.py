@@ -25,7 +25,7 @@ from lorkd_monailabel.store import ExpertStore
 from lorkd_monailabel.text_encoder import QUERIES, QueryTable
 from lorkd_monailabel.volumes import Grid, Volume, canonical_grid, normalise, resample
 
-OVERLAP = 0.25
+OVERLAP = 0.5
 NETWORKS_BUDGET_BYTES = 2 * 1024**3
 
 Progress = Callable[[str, int, int], bool]
