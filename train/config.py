@@ -72,7 +72,7 @@ class DecomposeConfig:
         alpha: scale times rank.
         beta: weight of the transfer loss.
         balance: of the cross-entropy, see ``lorkd_monailabel.learning.losses.task_loss``.
-        continue_store: start from the newest base and experts of the store instead of from scratch.
+        start: store whose newest base and experts to start from; empty starts from scratch.
         warmup_steps: of the base alone.
         steps: of base and experts together.
         batch_size: samples a step.
@@ -93,7 +93,7 @@ class DecomposeConfig:
     alpha: float = 16.0
     beta: float = 0.1
     balance: float = 0.5
-    continue_store: bool = False
+    start: str = ""
     warmup_steps: int = 300
     steps: int = 1000
     batch_size: int = 8

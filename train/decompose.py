@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -55,9 +56,10 @@ def run_decomposition(config: DecomposeConfig) -> dict[str, int]:
         alpha=config.alpha,
     )
     store = ExpertStore(config.store)
-    if config.continue_store:
-        base = store.base()
-        experts = [store.load(name) for name in prepared if store.newest(name)]
+    if config.start:
+        start = ExpertStore(config.start)
+        base = start.base()
+        experts = [start.load(name) for name in prepared if start.newest(name)]
         decomposition.load(base, [expert for expert in experts if expert.base_sha256 == base.sha256])
 
     bars: list[Bar] = []
@@ -110,7 +112,7 @@ def publish(
         network=SIZES[config.network],
         window=config.data.patch,
         query_space=foundation.query_space,
-        about={"foundation": foundation.sha256, "training": asdict(config)},
+        about={"foundation": foundation.sha256, "training": settings(config)},
         dtype=dtype,
     )
     store.publish_base(base)
@@ -129,6 +131,13 @@ def publish(
         )
         for department, cases in prepared.items()
     }
+
+
+def settings(config: DecomposeConfig) -> dict[str, Any]:
+    """Give what a run was told, without the paths of the machine that it ran on."""
+    told = asdict(config)
+    told["data"] = {key: value for key, value in told["data"].items() if key not in ("cases", "cache")}
+    return {key: value for key, value in told.items() if key not in ("foundation", "output", "start", "store")}
 
 
 if __name__ == "__main__":

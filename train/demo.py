@@ -149,6 +149,7 @@ def decompose(work: Path, store: Path, steps: int) -> None:
         "data.cache": work / "prepared",
         "foundation": APP / "weights" / "foundation.safetensors",
         "output": work / "run",
+        "start": store,
         "store": store,
         "steps": steps,
     }

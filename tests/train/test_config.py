@@ -14,6 +14,7 @@ from train.config import DecomposeConfig, PretrainConfig, load
 CONFIGS = {
     "default_foundation.toml": config.PretrainConfig,
     "default_store.toml": config.DecomposeConfig,
+    "default_store_more.toml": config.DecomposeConfig,
     "demo.toml": config.DecomposeConfig,
     "toy.toml": config.DecomposeConfig,
     "finetune.toml": config.FinetuneConfig,

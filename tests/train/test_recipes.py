@@ -1,5 +1,6 @@
 """Tests of the recipes: from cases to a foundation, to a base and experts, to a new revision of one of them."""
 
+import json
 import os
 import signal
 import subprocess
@@ -93,10 +94,11 @@ def test_foundation_then_experts_then_a_new_revision(
     assert (abdomen["spacing_mm"], thorax["spacing_mm"]) == (3.0, 2.0)
     assert abdomen["base_sha256"] == thorax["base_sha256"] == store.base().sha256
     assert store.base().about["foundation"] == foundation.sha256
+    assert str(tmp_path) not in json.dumps(store.header("base"))  # a published file tells nothing of the machine
     assert abdomen["about"] == {"cases": 2, "sources": ["synthetic"], "steps": 2}
 
     # The same store again, from where it is: new revisions over a new base.
-    go_on = arguments("demo.toml", output=tmp_path / "again", warmup_steps=0, rank=2)
+    go_on = arguments("demo.toml", output=tmp_path / "again", start=store.folder, warmup_steps=0, rank=2)
     assert decompose.main(go_on) == 0
     assert store.revisions("base") == store.revisions("abdomen") == (1, 2)
     assert store.header("abdomen")["parent"] == 1
@@ -201,7 +203,7 @@ def test_decompose_needs_a_foundation_of_its_own_table_and_a_rank(
     assert pretrain.main(arguments("default_foundation.toml")) == 0
     assert decompose.main(arguments("toy.toml", rank=0)) == 2
     assert "rank 0 and decoder multiplier 2 must be at least 1" in capsys.readouterr().err
-    assert decompose.main(arguments("toy.toml", continue_store="true")) == 2
+    assert decompose.main(arguments("toy.toml", start=tmp_path / "none")) == 2
     assert "holds no base" in capsys.readouterr().err
     foundation = load_base(path, "foundation")
     header = {"kind": "foundation", "sha256": foundation.sha256, "network": foundation.network, "window": 8}
