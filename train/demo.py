@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the demonstration; returns the exit status."""
     parser = argparse.ArgumentParser(prog="demo", description=__doc__)
     parser.add_argument("--work", type=Path, default=ROOT / ".demo", help="folder for all that is made")
-    parser.add_argument("--steps", type=int, default=40, help="length of the live decomposition")
+    parser.add_argument("--steps", type=int, default=100, help="length of the live decomposition")
     arguments = parser.parse_args(argv)
     try:
         demonstrate(arguments.work.absolute(), arguments.steps)
