@@ -121,7 +121,7 @@ class Trainer:
         for department in sorted({sample.department for sample in samples}):
             own = [sample for sample in samples if sample.department == department]
             weights = self.weights_of(department)
-            loss = torch.stack([self._loss(sample, weights) for sample in own]).sum()
+            loss = torch.stack([self.loss(sample, weights) for sample in own]).sum()
             (loss / len(samples)).backward()
             losses[department] = loss.item() / len(own)
         if nn.utils.clip_grad_norm_(list(self.trained.values()), 1.0).isfinite():
@@ -136,7 +136,8 @@ class Trainer:
         self.step += 1
         return losses
 
-    def _loss(self, sample: Sample, weights: Mapping[str, Tensor]) -> Tensor:
+    def loss(self, sample: Sample, weights: Mapping[str, Tensor]) -> Tensor:
+        """Compute the loss of one sample with a department's weights, differentiably: task plus beta times transfer."""
         image = sample.image[None].to(memory_format=torch.channels_last_3d)
         queries = self.queries.queries(sample.names, sample.modality)
         with torch.autocast(image.device.type, torch.bfloat16, enabled=self.bf16):
