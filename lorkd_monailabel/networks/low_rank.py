@@ -1,7 +1,7 @@
 """Low-rank factors of a network's weights, for one or many departments (LoRKD, section 3.2)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,12 @@ def factor_shapes(shape: tuple[int, ...] | torch.Size, rank: int) -> tuple[tuple
     Args:
         shape: of the weight, ``(C_out, C_in)`` or ``(C_out, C_in, k0, ...)``.
         rank: at least 1.
+
+    Raises:
+        ValueError: the shape has fewer than two lengths.
     """
+    if len(shape) < 2:
+        raise ValueError(f"a weight of shape {tuple(shape)} has no factors; it needs (C_out, C_in, ...)")
     outputs, inputs, *kernel = shape
     first = kernel[0] if kernel else 1
     return (rank * first, inputs * math.prod(kernel[1:])), (outputs * first, rank * first)
@@ -38,6 +43,39 @@ def rank_limit(shape: tuple[int, ...] | torch.Size) -> int:
     """Give the largest rank of a weight: that of its matrix ``(C_out, C_in * kernel)``, which no delta can exceed."""
     outputs, *rest = shape
     return min(outputs, math.prod(rest))
+
+
+def decomposable(network: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
+    """Give named weights of a network, after a look at their layers.
+
+    Args:
+        network: plain.
+        names: of weights, such as ``encoder.0.weight``.
+
+    Raises:
+        ValueError: the network has no such weight, or its layer is neither a linear layer nor a convolution of one
+            group (a transposed convolution, a normalisation, an embedding).
+    """
+    weights = {}
+    for name in names:
+        path, _, last = name.rpartition(".")
+        try:
+            layer = network.get_submodule(path)
+        except AttributeError:
+            layer = None
+        if last != "weight" or not isinstance(getattr(layer, "weight", None), Tensor):
+            raise ValueError(f"{name!r} is no weight of the network; name weights of its convolutions or linear layers")
+        if not isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)):
+            raise ValueError(
+                f"{name} belongs to a {type(layer).__name__}; only convolutions and linear layers can have factors"
+            )
+        if getattr(layer, "groups", 1) != 1:
+            raise ValueError(
+                f"{name} is a convolution of {layer.groups} groups; only those of one group can have factors, "
+                "leave it to the base"
+            )
+        weights[name] = layer.weight
+    return weights
 
 
 class Factors(nn.Module):

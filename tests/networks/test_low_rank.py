@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lorkd_monailabel.networks.low_rank import (
     Factors,
+    decomposable,
     delta_weight,
     factor_shapes,
     layer_ranks,
@@ -150,6 +151,36 @@ def test_refuses_ranks_out_of_range_and_of_unknown_weights() -> None:
             Factors(weights, ranks={"conv": rank}, scales={"conv": 1.0})
     with pytest.raises(ValueError, match="'head' is no weight of the network"):
         Factors(weights, ranks={"head": 1}, scales={"head": 1.0})
+
+
+def test_decomposable_weights_are_those_of_convolutions_and_linear_layers() -> None:
+    network = nn.ModuleDict({"conv": nn.Conv3d(2, 4, (1, 3, 3)), "line": nn.Linear(3, 2), "pure": nn.Conv1d(1, 2, 1)})
+    weights = decomposable(network, ["conv.weight", "line.weight", "pure.weight"])
+    assert all(weights[name] is network.get_parameter(name) for name in weights)
+    assert list(weights) == ["conv.weight", "line.weight", "pure.weight"]
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (nn.Conv2d(4, 4, 3, groups=2), r"here\.weight is a convolution of 2 groups; only those of one group can have"),
+        (nn.ConvTranspose3d(4, 4, 2), r"here\.weight belongs to a ConvTranspose3d; only convolutions and linear"),
+        (nn.BatchNorm2d(4), r"here\.weight belongs to a BatchNorm2d; only convolutions and linear layers"),
+        (nn.ReLU(), r"'here\.weight' is no weight of the network; name weights of its convolutions"),
+    ],
+)
+def test_what_cannot_be_decomposed_is_refused_by_name(layer: nn.Module, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        decomposable(nn.ModuleDict({"here": layer}), ["here.weight"])
+    with pytest.raises(ValueError, match=r"'there\.weight' is no weight of the network"):
+        decomposable(nn.ModuleDict({"here": layer}), ["there.weight"])
+    with pytest.raises(ValueError, match=r"'here\.bias' is no weight of the network"):
+        decomposable(nn.ModuleDict({"here": layer}), ["here.bias"])
+
+
+def test_a_weight_without_inputs_has_no_factors() -> None:
+    with pytest.raises(ValueError, match=r"a weight of shape \(8,\) has no factors; it needs \(C_out, C_in"):
+        factor_shapes((8,), 1)
 
 
 def test_loads_pairs_by_name_and_refuses_others() -> None:
