@@ -1,9 +1,10 @@
-"""``lorkd experts``: what a store holds, what an expert says of itself, and the way back to an old revision."""
+"""``lorkd experts``: what a store holds and an expert says of itself, the way back to old revisions, smaller ranks."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,18 +17,22 @@ from lorkd_monailabel.commands.options import SERVERS_STORE, Subparsers, add_sto
 from lorkd_monailabel.commands.tables import printable, table
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lorkd_monailabel.experts import Expert
     from lorkd_monailabel.store import ExpertStore
 
 HEADER = ("department", "revision", "revisions", "structures", "ranks", "sources", "date")
+CURVE = ("rank", "of layers", "parameters", "energy kept %", "worst layer %", "worst layer")
 WIDTH = 100
 
 
 def add_to(subparsers: Subparsers) -> None:
     """Add the command and those under it."""
-    parser = subparsers.add_parser("experts", help="list, show and roll back experts", description=__doc__)
+    parser = subparsers.add_parser("experts", help="list, show, roll back and truncate experts", description=__doc__)
     add_store(parser)
     parser.set_defaults(run=run)
-    verbs = parser.add_subparsers(metavar="show | rollback")
+    verbs = parser.add_subparsers(metavar="show | rollback | truncate")
     shown = verbs.add_parser("show", help="print what a revision says of itself")
     shown.add_argument("department", metavar="DEPARTMENT", help="such as abdomen; base for the base")
     shown.add_argument("--revision", type=int, metavar="N", help="default: the newest")
@@ -36,7 +41,13 @@ def add_to(subparsers: Subparsers) -> None:
     back.add_argument("department", metavar="DEPARTMENT")
     back.add_argument("revision", type=int, metavar="REVISION")
     back.set_defaults(run=rollback)
-    for verb in (shown, back):
+    cut = verbs.add_parser("truncate", help="publish an expert of a smaller rank, made of the newest without training")
+    cut.add_argument("department", metavar="DEPARTMENT")
+    cut.add_argument("rank", type=int, metavar="RANK", nargs="?", help="smaller than the expert's own")
+    cut.add_argument("--revision", type=int, metavar="N", help="to truncate (default: the newest)")
+    cut.add_argument("--dry-run", action="store_true", help="only print what each rank would keep")
+    cut.set_defaults(run=truncate)
+    for verb in (shown, back, cut):
         # so that --store may stand before and after the verb; without a default the verb's would win over the noun's
         verb.add_argument("--store", type=Path, metavar="FOLDER", default=argparse.SUPPRESS, help="see lorkd experts")
 
@@ -90,9 +101,7 @@ def rollback(arguments: argparse.Namespace) -> int:
         ValueError: no store is named, there is no such revision, it is the newest, or it is damaged.
         OSError: there is no store, or it can't be written.
     """
-    if arguments.store is None:  # the shipped store is a template; changing it would change no server
-        raise ValueError(f"name the store to change with --store; a server that was told none uses {SERVERS_STORE}")
-    store = opened_store(arguments.store)
+    store = _store_to_change(arguments.store)
     expert = store.load(arguments.department, arguments.revision)
     if expert.revision == store.newest(expert.department):
         raise ValueError(f"{expert.department} revision {expert.revision} is the newest already; name an older one")
@@ -100,6 +109,48 @@ def rollback(arguments: argparse.Namespace) -> int:
     print(
         f"{expert.department}: revision {expert.revision} is published anew as revision {number}, which is the newest "
         f"now; all revisions before it stay, and running servers use it from their next request on"
+    )
+    return 0
+
+
+def truncate(arguments: argparse.Namespace) -> int:
+    """Publish an expert of a smaller rank as the newest, or print what each rank would keep.
+
+    Raises:
+        ValueError: no store is named, there is no such revision, its rank is not larger, or it is damaged.
+        OSError: there is no store, or it can't be written.
+    """
+    # Imported here, for torch takes seconds and the other verbs' --help needs none.
+    from lorkd_monailabel import experts
+
+    if arguments.rank is None and not arguments.dry_run:
+        raise ValueError("name the RANK to truncate to; --dry-run shows what each would keep")
+    store = opened_store(arguments.store) if arguments.dry_run else _store_to_change(arguments.store)
+    expert = store.load(arguments.department, arguments.revision)
+    experts.truncated_ranks(expert, expert.rank if arguments.rank is None else arguments.rank)
+    energy = experts.kept_energy(expert)
+    if arguments.dry_run:
+        ranks = range(1, expert.rank + 1) if arguments.rank is None else (arguments.rank,)
+        print(table(CURVE, [_curve_row(expert, energy, rank) for rank in reversed(ranks)]))
+        print(f"of {expert.department} revision {expert.revision} in {store.folder}; nothing is published")
+        return 0
+    if arguments.rank == expert.rank:
+        raise ValueError(
+            f"{expert.department} revision {expert.revision} is of rank {expert.rank} already; name a smaller one"
+        )
+    smaller = experts.truncate(expert, arguments.rank)
+    _, _, parameters, kept, worst, layer = _curve_row(expert, energy, arguments.rank)
+    number = store.publish(smaller)
+    print(
+        f"{expert.department}: revision {expert.revision} of rank {_ranks(expert)} is published as revision {number} "
+        f"of rank {_ranks(smaller)}, which is the newest now"
+    )
+    print(f"parameters: {parameters:,}, before {_parameters(expert, expert.ranks):,}")
+    print(f"energy of the delta kept: {kept:.2f} %, in the worst layer {worst:.2f} % ({printable(str(layer))})")
+    way_back = f"lorkd experts rollback {expert.department} {expert.revision} --store {shlex.quote(str(store.folder))}"
+    print(
+        "its metrics must be measured anew (python -m train.evaluate); running servers use it from their next request "
+        f"on, and `{way_back}` takes it back"
     )
     return 0
 
@@ -133,6 +184,39 @@ def _row(store: ExpertStore, department: str) -> tuple[object, ...]:
         ", ".join(map(str, sources)) if isinstance(sources, list) else "-",
         _date(store.path(department)),
     )
+
+
+def _store_to_change(folder: Path | None) -> ExpertStore:
+    if folder is None:  # the shipped store is a template; changing it would change no server
+        raise ValueError(f"name the store to change with --store; a server that was told none uses {SERVERS_STORE}")
+    return opened_store(folder)
+
+
+def _curve_row(expert: Expert, energy: Mapping[str, Tensor], rank: int) -> tuple[Any, ...]:
+    """Say what a rank keeps of an expert; a layer without a delta has nothing to lose."""
+    from lorkd_monailabel.experts import truncated_ranks
+
+    ranks = truncated_ranks(expert, rank)
+    kept = {name: float(each[ranks[name]]) for name, each in energy.items()}
+    whole = {name: float(each[-1]) for name, each in energy.items()}
+    shares = {name: 100 * (kept[name] / whole[name]) if whole[name] else 100.0 for name in energy}
+    share = 100 * (sum(kept.values()) / sum(whole.values())) if any(whole.values()) else 100.0
+    worst = min(shares, key=shares.__getitem__)
+    layer = worst if shares[worst] < 100 else "-"
+    return rank, _range(ranks.values()), _parameters(expert, ranks), share, shares[worst], layer
+
+
+def _parameters(expert: Expert, ranks: Mapping[str, int]) -> int:
+    """Count an expert's numbers with other ranks of its layers; the norms stay."""
+    factors = sum(
+        (a.numel() + b.numel()) // expert.ranks[name] * ranks[name] for name, (a, b) in expert.factors.items()
+    )
+    return factors + sum(norm.numel() for norm in expert.norms.values())
+
+
+def _ranks(expert: Expert) -> str:
+    extent = _range(expert.ranks.values())
+    return extent if extent == str(expert.rank) else f"{expert.rank} ({extent} by layer)"
 
 
 def _range(values: Iterable[float]) -> str:

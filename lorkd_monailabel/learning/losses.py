@@ -1,47 +1,146 @@
-"""Losses of the decomposition (LoRKD, Eqs. 6-9): task and transfer."""
+"""Losses of the decomposition (LoRKD, Eqs. 6-9): task and transfer, of segmentation and of classification."""
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, kl_div, log_softmax, logsigmoid
+
+TRANSFER_FORMS = ("bernoulli", "sum")
+"""Forms of the transfer loss: the divergence, and what the paper prints."""
+
+# Segmentation
 
 
-def task_loss(logits: Tensor, masks: Tensor, *, balance: float = 0.0, smooth: float = 1.0) -> Tensor:
+def task_loss(
+    logits: Tensor, masks: Tensor, *, annotated: Tensor | None = None, balance: float = 0.0, smooth: float = 1.0
+) -> Tensor:
     """Binary cross-entropy plus soft Dice (LoRKD Eq. 7, with the term ``(1 - s) log(1 - p)`` that its print lacks).
 
     Args:
         logits: ``(B, N, X, Y, Z)``.
         masks: zeros and ones, same shape.
+        annotated: booleans ``(B, N)``; the structures that are false count nowhere, whatever their logits and masks
+            hold. All are annotated if it is not given.
         balance: the voxels of a structure weigh ``(others / own)^balance`` in the cross-entropy; 0 is the paper's form.
             Small structures vanish in a short training without it: cross-entropy pushes their masks to zero before the
             network can tell them apart, and there Dice has no gradient left.
         smooth: voxels added to both sides of the Dice ratio, so that an absent structure has a gradient.
 
     Returns:
-        A scalar: mean over structures.
+        A scalar: mean over the annotated structures; 0 if there are none.
+
+    Raises:
+        ValueError: ``annotated`` is of another shape or type.
     """
+    if annotated is None:
+        logits, masks = logits.flatten(0, 1), masks.flatten(0, 1)
+    else:
+        logits, masks = _chosen(logits, annotated), _chosen(masks, annotated)
+    if not len(logits):
+        return logits.sum()
     probabilities = logits.sigmoid()
-    own = masks.flatten(2).sum(dim=2)
-    overlap = (probabilities * masks).flatten(2).sum(dim=2)
-    size = probabilities.square().flatten(2).sum(dim=2) + own
+    own = masks.flatten(1).sum(dim=1)
+    overlap = (probabilities * masks).flatten(1).sum(dim=1)
+    size = probabilities.square().flatten(1).sum(dim=1) + own
     dice = (2 * overlap + smooth) / (size + smooth)
-    others = masks[0, 0].numel() - own
+    others = masks[0].numel() - own
     weight = ((others + 1) / (own + 1)).clamp(min=1) ** balance
-    entropy = binary_cross_entropy_with_logits(logits, masks, pos_weight=weight[..., None, None, None])
+    entropy = binary_cross_entropy_with_logits(logits, masks, pos_weight=weight[:, None, None, None])
     return entropy + (1 - dice).mean()
 
 
-def transfer_loss(logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of the Bernoulli masks of teacher and student, mean over voxels and structures.
+def transfer_loss(
+    logits: Tensor, teacher_logits: Tensor, *, form: str = "bernoulli", annotated: Tensor | None = None
+) -> Tensor:
+    """Divergence of the student's masks from the teacher's, the proper form of LoRKD Eq. 8.
 
-    The proper form of LoRKD Eq. 8, ``p log(p / q) + (1 - p) log((1 - p) / (1 - q))`` with p the teacher: never
-    negative, zero at equality alone.
+    ``bernoulli`` is the Kullback-Leibler divergence of Bernoulli masks, with p the teacher and q the student
+    ``p log(p / q) + (1 - p) log((1 - p) / (1 - q))``, mean over voxels and structures: never negative, zero at equality
+    alone.
+
+    ``sum`` is Eq. 8 as it is printed, for comparison: ``p log(p / q)`` summed over all voxels. It is no divergence: the
+    background's term is missing, so it is negative wherever the student is surer of the structure than the teacher
+    (q > p) and falls on to the smallest value at q = 1; at q = p it still has a gradient, towards more foreground. It
+    also grows with the patch, so its beta is another one for every size.
 
     Args:
-        logits: student, any shape.
+        logits: student, any shape; ``(B, N, ...)`` with ``annotated``.
         teacher_logits: same shape; no gradient flows into it.
+        form: one of ``TRANSFER_FORMS``.
+        annotated: see ``task_loss``.
+
+    Returns:
+        A scalar; 0 if no structure is annotated.
+
+    Raises:
+        ValueError: an unknown form, or ``annotated`` is of another shape or type.
     """
+    check_transfer_form(form)
     teacher_logits = teacher_logits.detach()
+    if annotated is not None:
+        logits, teacher_logits = _chosen(logits, annotated), _chosen(teacher_logits, annotated)
     teacher = teacher_logits.sigmoid()
-    positive = teacher * (logsigmoid(teacher_logits) - logsigmoid(logits))
-    negative = (1 - teacher) * (logsigmoid(-teacher_logits) - logsigmoid(-logits))
-    return torch.mean(positive + negative)
+    foreground = teacher * (logsigmoid(teacher_logits) - logsigmoid(logits))
+    if form == "sum" or not logits.numel():
+        return foreground.sum()
+    background = (1 - teacher) * (logsigmoid(-teacher_logits) - logsigmoid(-logits))
+    return torch.mean(foreground + background)
+
+
+def check_transfer_form(form: str) -> None:
+    """Refuse a form of the transfer loss that there is not.
+
+    Raises:
+        ValueError: it is not one of ``TRANSFER_FORMS``.
+    """
+    if form not in TRANSFER_FORMS:
+        raise ValueError(f"transfer form {form!r} is unknown; use one of {', '.join(TRANSFER_FORMS)}")
+
+
+def _chosen(values: Tensor, annotated: Tensor) -> Tensor:
+    """Take the annotated structures ``(M, ...)``: by index, as a product with zero would keep a NaN."""
+    if annotated.dtype != torch.bool or annotated.shape != values.shape[:2]:
+        raise ValueError(
+            f"annotated is {annotated.dtype} {tuple(annotated.shape)}, expected torch.bool {tuple(values.shape[:2])}; "
+            "give one boolean for each image and structure"
+        )
+    return values[annotated]
+
+
+# Classification
+
+
+def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy, mean over the batch: the task's part of LoRKD's loss of classification, at temperature 1.
+
+    Args:
+        logits: ``(B, C)``; ``-inf`` for a class that the sample's department lacks.
+        labels: class numbers ``(B,)``.
+    """
+    return cross_entropy(logits, labels)
+
+
+def feature_transfer_loss(features: Tensor, teacher_features: Tensor, *, temperature: float = 10.0) -> Tensor:
+    """Transfer loss of LoRKD for classification: ``alpha^2 KL(softmax(f_teacher / alpha) || softmax(f / alpha))``.
+
+    The temperature alpha stands where the paper has it: it divides the features of both sides and its square multiplies
+    the divergence, which keeps the size of the gradient; the cross-entropy has none. Mean over the batch, sum over
+    features. The whole loss is ``classification_loss + beta * feature_transfer_loss``, alpha 10 and beta 1.
+
+    Args:
+        features: student, ``(B, F)``, projected to the teacher's width where the widths differ.
+        teacher_features: ``(B, F)``; no gradient flows into it.
+        temperature: alpha, above 0.
+
+    Raises:
+        ValueError: the widths differ, or the temperature is not above 0.
+    """
+    if features.shape != teacher_features.shape:
+        raise ValueError(
+            f"features {tuple(features.shape)} and the teacher's {tuple(teacher_features.shape)} differ in shape; "
+            "project the student's to the teacher's width"
+        )
+    if not temperature > 0:
+        raise ValueError(f"temperature {temperature} must be above 0; the paper's is 10")
+    student = log_softmax(features / temperature, dim=1)
+    teacher = log_softmax(teacher_features.detach() / temperature, dim=1)
+    return temperature**2 * kl_div(student, teacher, reduction="batchmean", log_target=True)

@@ -22,7 +22,7 @@ from torch.func import functional_call
 from torch.utils.data import DataLoader
 
 from lorkd_monailabel.learning.checkpoint import load_checkpoint, save_checkpoint
-from lorkd_monailabel.learning.losses import task_loss, transfer_loss
+from lorkd_monailabel.learning.losses import check_transfer_form, task_loss, transfer_loss
 from lorkd_monailabel.learning.sampler import ShareOfSamples
 from lorkd_monailabel.learning.samples import Sample, Samples
 from lorkd_monailabel.text_encoder import QueryTable
@@ -70,10 +70,14 @@ class Trainer:
         queries: table of query vectors.
         foundation: frozen teacher; None trains on the task alone.
         beta: weight of the transfer loss (LoRKD Eq. 9).
+        transfer: form of the transfer loss, see ``transfer_loss``.
         balance: see ``task_loss``.
         weight_decay: of AdamW.
         steps: length of the schedule: linear warm-up over a twentieth, then cosine to zero.
         bf16: run the networks under bfloat16 autocast.
+
+    Raises:
+        ValueError: an unknown form of the transfer loss.
     """
 
     def __init__(
@@ -86,10 +90,12 @@ class Trainer:
         steps: int,
         foundation: nn.Module | None = None,
         beta: float = 0.1,
+        transfer: str = "bernoulli",
         balance: float = 0.0,
         weight_decay: float = 1e-2,
         bf16: bool = True,
     ) -> None:
+        check_transfer_form(transfer)
         self.network = network
         self.weights_of = weights_of
         self.trained = {name: tensor for group, _ in trained for name, tensor in group.items()}
@@ -97,6 +103,7 @@ class Trainer:
         self.steps = steps
         self.foundation = foundation
         self.beta = beta
+        self.transfer = transfer
         self.balance = balance
         self.bf16 = bf16
         self.step = 0
@@ -147,7 +154,7 @@ class Trainer:
             return loss
         with torch.no_grad(), torch.autocast(image.device.type, torch.bfloat16, enabled=self.bf16):
             teacher = self.foundation(image, queries)
-        return loss + self.beta * transfer_loss(logits.float(), teacher.float())
+        return loss + self.beta * transfer_loss(logits.float(), teacher.float(), form=self.transfer)
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on."""

@@ -1,6 +1,8 @@
 """Tests of `lorkd experts`."""
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -9,6 +11,8 @@ import torch
 
 from lorkd_monailabel.commands import experts, options
 from lorkd_monailabel.commands.experts import described
+from lorkd_monailabel.experts import Base
+from lorkd_monailabel.networks.low_rank import factor_shapes
 from lorkd_monailabel.store import ExpertStore
 
 
@@ -82,6 +86,16 @@ def test_show(lorkd: Callable, store: ExpertStore) -> None:
         (("rollback", "abdomen", "2"), "abdomen revision 2 is the newest already; name an older one"),
         (("rollback", "abdomen", "0"), "abdomen has no revision 0; it has 1 to 2"),
         (("rollback", "base", "1"), "is of kind base, not expert"),
+        (("truncate", "abdomen", "2"), "abdomen revision 2 is of rank 2 already; name a smaller one"),
+        (("truncate", "abdomen", "3"), "rank 3 of abdomen/0002 must be a whole number in 1..2; ranks grow by training"),
+        (("truncate", "abdomen", "0"), "rank 0 of abdomen/0002 must be a whole number in 1..2"),
+        (("truncate", "abdomen", "9", "--dry-run"), "rank 9 of abdomen/0002 must be a whole number in 1..2"),
+        (("truncate", "abdomen", "half"), "argument RANK: invalid int value: 'half'"),
+        (("truncate", "abdomen"), "name the RANK to truncate to; --dry-run shows what each would keep"),
+        (("truncate", "abdomen", "1", "--revision", "3"), "abdomen has no revision 3; it has 1 to 2"),
+        (("truncate", "spine", "1"), "department 'spine' has no expert in "),
+        (("truncate", "belly", "1"), "department 'belly' is unknown"),
+        (("truncate", "base", "1"), "is of kind base, not expert"),
     ],
 )
 def test_what_can_not_be(lorkd: Callable, store: ExpertStore, words: tuple[str, ...], message: str) -> None:
@@ -119,6 +133,110 @@ def test_rollback_wants_its_store_named(lorkd: Callable, store: ExpertStore, mon
     assert outcome.status == 2
     assert outcome.err.startswith("lorkd: name the store to change with --store; a server that was told none uses ")
     assert store.newest("abdomen") == 2
+
+
+def test_truncate_publishes_a_smaller_expert_and_changes_no_other_byte(
+    lorkd: Callable, store: ExpertStore, make_expert: Callable
+) -> None:
+    store.publish(make_expert(seed=3, rank=4, metrics={"liver": 0.9}, about={"cases": 7}))
+    kept = {path: path.read_bytes() for path in store.folder.rglob("*.safetensors")}
+    assert len(kept) == 5
+    outcome = lorkd("experts", "truncate", "abdomen", 1, "--store", store.folder)
+    assert (outcome.status, outcome.err) == (0, "")
+    after = {path: path.read_bytes() for path in store.folder.rglob("*.safetensors")}
+    assert after.keys() - kept.keys() == {store.folder / "abdomen" / "0004.safetensors"}
+    assert {path: after[path] for path in kept} == kept
+    old, new = store.load("abdomen", 3), store.load("abdomen")
+    assert (new.revision, new.rank, new.parent, new.metrics) == (4, 1, 3, {})
+    assert new.about == {"cases": 7, "truncated_from": {"rank": 4, "revision": 3}}
+
+    first, parameters, energy, last = outcome.out.splitlines()
+    assert first == "abdomen: revision 3 of rank 4 is published as revision 4 of rank 1, which is the newest now"
+    count = sum(a.numel() + b.numel() for a, b in new.factors.values())
+    assert parameters == f"parameters: {count:,}, before {4 * count:,}"
+    before, left = ({name: float((b @ a).square().sum()) for name, (a, b) in e.factors.items()} for e in (old, new))
+    shares = {name: 100 * left[name] / before[name] for name in before}
+    worst = min(shares, key=shares.__getitem__)
+    overall = 100 * sum(left.values()) / sum(before.values())
+    assert energy == f"energy of the delta kept: {overall:.2f} %, in the worst layer {shares[worst]:.2f} % ({worst})"
+    assert last.startswith("its metrics must be measured anew")
+    way_back = re.search("`lorkd (.*)`", last)
+    assert way_back
+    assert lorkd(*way_back[1].split()).status == 0
+    assert store.load("abdomen").rank == 4
+
+
+def test_truncate_an_older_revision_with_unequal_layers(
+    lorkd: Callable, store: ExpertStore, tiny_base: Base, make_expert: Callable
+) -> None:
+    names = make_expert().ranks
+    ranks = {name: 4 if "decoder" in name else 2 for name in names}
+    factors = {
+        name: tuple(torch.randn(shape) for shape in factor_shapes(tiny_base.weights[name].shape, rank))
+        for name, rank in ranks.items()
+    }
+    norms = {"unet.encoder.0.0.norm.weight": torch.rand(4)}
+    store.publish(make_expert(factors=factors, ranks=ranks, norms=norms))
+    store.publish(make_expert())
+    outcome = lorkd("experts", "truncate", "abdomen", 1, "--revision", 3, "--store", store.folder)
+    first, parameters, *_ = outcome.out.splitlines()
+    assert first.startswith(
+        "abdomen: revision 3 of rank 2 (2 to 4 by layer) is published as revision 5 of rank 1 (1 to 2"
+    )
+    count = sum(a.numel() + b.numel() for a, b in factors.values())
+    assert parameters == f"parameters: {count // 2 + 4:,}, before {count + 4:,}"
+    assert store.load("abdomen").parent == 3
+
+
+def test_the_curve_of_every_rank_publishes_nothing(lorkd: Callable, store: ExpertStore, make_expert: Callable) -> None:
+    store.publish(make_expert(seed=3, rank=3))
+    before = {path: path.read_bytes() for path in store.folder.rglob("*") if path.is_file()}
+    outcome = lorkd("experts", "truncate", "abdomen", "--dry-run", "--store", store.folder)
+    assert (outcome.status, outcome.err) == (0, "")
+    assert {path: path.read_bytes() for path in store.folder.rglob("*") if path.is_file()} == before
+    header, *rows, last = outcome.out.splitlines()
+    assert header.split() == " ".join(experts.CURVE).split()
+    assert last == f"of abdomen revision 3 in {store.folder}; nothing is published"
+    cells = [row.split() for row in rows]
+    assert [row[:2] for row in cells] == [["3", "3"], ["2", "2"], ["1", "1"]]
+    count = sum(a.numel() + b.numel() for a, b in store.load("abdomen").factors.values())
+    assert [int(row[2]) for row in cells] == [count, count * 2 // 3, count // 3]
+    assert cells[0][3:] == ["100.0", "100.0", "-"]
+    energies = [float(row[3]) for row in cells]
+    assert 0 < energies[2] < energies[1] < energies[0]
+    assert all(float(row[4]) < float(row[3]) for row in cells[1:])
+    one = lorkd("experts", "truncate", "abdomen", 2, "--dry-run", "--store", store.folder).out.splitlines()
+    assert one == [header, rows[1], last]
+
+
+def test_a_new_expert_loses_nothing(lorkd: Callable, store: ExpertStore, make_expert: Callable) -> None:
+    new = make_expert(rank=2)
+    store.publish(replace(new, factors={name: (a, torch.zeros_like(b)) for name, (a, b) in new.factors.items()}))
+    outcome = lorkd("experts", "truncate", "abdomen", "--dry-run", "--store", store.folder)
+    assert [row.split()[3:] for row in outcome.out.splitlines()[1:3]] == [["100.0", "100.0", "-"]] * 2
+
+
+def test_truncate_wants_its_store_named_but_the_curve_does_not(
+    lorkd: Callable, store: ExpertStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(options, "SHIPPED_STORE", store.folder)
+    outcome = lorkd("experts", "truncate", "abdomen", 1)
+    assert (outcome.status, outcome.out) == (2, "")
+    assert outcome.err.startswith("lorkd: name the store to change with --store; a server that was told none uses ")
+    assert store.newest("abdomen") == 2
+    assert lorkd("experts", "truncate", "abdomen", "--dry-run").status == 0
+
+
+def test_truncating_damaged_factors_is_one_sentence(lorkd: Callable, store: ExpertStore, make_expert: Callable) -> None:
+    whole = make_expert(rank=2)
+    name = next(iter(whole.factors))
+    for bad in (torch.nan, torch.inf):
+        lora_a, lora_b = whole.factors[name]
+        store.publish(replace(whole, factors={**whole.factors, name: (lora_a, lora_b * bad)}))
+        outcome = lorkd("experts", "truncate", "abdomen", 1, "--store", store.folder)
+        assert (outcome.status, outcome.out) == (2, "")
+        (line,) = outcome.err.splitlines()
+        assert f" of {name} are not finite ones of rank 2; restore abdomen/" in line
 
 
 def test_a_header_in_lines() -> None:

@@ -6,7 +6,12 @@ import pytest
 import torch
 from torch.distributions import Bernoulli, kl_divergence
 
-from lorkd_monailabel.learning.losses import task_loss, transfer_loss
+from lorkd_monailabel.learning.losses import (
+    classification_loss,
+    feature_transfer_loss,
+    task_loss,
+    transfer_loss,
+)
 
 
 def logit(probability: float) -> float:
@@ -103,3 +108,133 @@ def test_no_gradient_reaches_the_teacher() -> None:
     assert teacher.grad is None
     assert student.grad is not None
     assert student.grad.abs().max() > 0
+
+
+def test_the_sum_form_is_what_the_paper_prints() -> None:
+    # teacher 0.8 and 0.3, student 0.5 and 0.6, over two structures: 0.8 log(0.8 / 0.5) + 0.3 log(0.3 / 0.6), twice
+    teacher = torch.cat([volume(logit(0.8), logit(0.3))] * 2, dim=1)
+    student = torch.cat([volume(logit(0.5), logit(0.6))] * 2, dim=1)
+    expected = 2 * (0.8 * math.log(0.8 / 0.5) + 0.3 * math.log(0.3 / 0.6))
+    assert transfer_loss(student, teacher, form="sum").item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_sum_form_is_no_divergence() -> None:
+    teacher = volume(logit(0.8), logit(0.3), logit(0.01))
+    assert transfer_loss(teacher + 1, teacher, form="sum") < 0
+    assert transfer_loss(teacher + 5, teacher, form="sum") < transfer_loss(teacher + 1, teacher, form="sum")
+    assert transfer_loss(teacher + 1, teacher) > 0
+    student = teacher.clone().requires_grad_()
+    loss = transfer_loss(student, teacher, form="sum")
+    assert loss.item() == pytest.approx(0, abs=1e-12)
+    loss.backward()
+    assert student.grad is not None
+    assert (student.grad < 0).all()  # at equality it still asks for more foreground
+
+
+def test_an_unknown_form_is_refused() -> None:
+    with pytest.raises(ValueError, match="transfer form 'mse' is unknown; use one of bernoulli, sum"):
+        transfer_loss(volume(0.0), volume(0.0), form="mse")
+
+
+ANNOTATED = torch.tensor([[True, False, True], [False, False, True]])
+MASKED_LOSSES = {
+    "task": lambda logits, target, **chosen: task_loss(logits, target, balance=0.5, **chosen),
+    "bernoulli": lambda logits, target, **chosen: transfer_loss(logits, 8 * target - 4, **chosen),
+    "sum": lambda logits, target, **chosen: transfer_loss(logits, 8 * target - 4, form="sum", **chosen),
+}
+
+
+@pytest.mark.parametrize("planted", [None, math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", list(MASKED_LOSSES))
+def test_what_is_not_annotated_counts_nowhere(name: str, planted: float | None) -> None:
+    torch.manual_seed(0)
+    loss_of = MASKED_LOSSES[name]
+    logits = torch.randn(2, 3, 4, 3, 2, dtype=torch.float64)
+    target = (torch.rand(2, 3, 4, 3, 2) > 0.6).double()
+    # Apart: each annotated structure by itself.
+    places = ((0, 0), (0, 2), (1, 2))
+    alone = [logits[b, n][None, None].clone().requires_grad_() for b, n in places]
+    own = torch.stack([loss_of(x, target[place][None, None]) for x, place in zip(alone, places, strict=True)])
+    expected = own.sum() if name == "sum" else own.mean()
+    expected.backward()
+    if planted is not None:
+        logits[~ANNOTATED] = planted
+        target[~ANNOTATED] = planted
+    logits.requires_grad_()
+    loss = loss_of(logits, target, annotated=ANNOTATED)
+    loss.backward()
+    torch.testing.assert_close(loss, expected)
+    assert logits.grad is not None
+    torch.testing.assert_close(logits.grad[ANNOTATED], torch.cat([x.grad[0] for x in alone]))
+    assert (logits.grad[~ANNOTATED] == 0).all()
+    everything = torch.ones_like(ANNOTATED)
+    if planted is None:
+        torch.testing.assert_close(loss_of(logits, target, annotated=everything), loss_of(logits, target))
+
+
+@pytest.mark.parametrize("planted", [0.5, math.nan, math.inf])
+@pytest.mark.parametrize("name", list(MASKED_LOSSES))
+def test_nothing_annotated_costs_nothing(name: str, planted: float) -> None:
+    logits = torch.full((1, 2, 2, 2, 2), planted, requires_grad=True)
+    loss = MASKED_LOSSES[name](logits, torch.full_like(logits, planted), annotated=torch.zeros(1, 2, dtype=torch.bool))
+    assert loss.item() == 0
+    loss.backward()
+    assert logits.grad is not None
+    assert (logits.grad == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("annotated", "said"),
+    [
+        (torch.ones(2, 3, dtype=torch.uint8), r"torch.uint8 \(2, 3\), expected torch.bool \(2, 3\); give one boolean"),
+        (torch.ones(2, dtype=torch.bool), r"torch.bool \(2,\), expected torch.bool \(2, 3\); give one boolean"),
+    ],
+)
+@pytest.mark.parametrize("name", list(MASKED_LOSSES))
+def test_annotated_of_another_kind_is_refused(name: str, annotated: torch.Tensor, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        MASKED_LOSSES[name](torch.zeros(2, 3, 1, 1, 1), torch.zeros(2, 3, 1, 1, 1), annotated=annotated)
+
+
+def test_classification_loss_by_hand() -> None:
+    # two classes in the first sample's department, three in the second's
+    logits = torch.tensor([[0.0, math.log(3), -math.inf], [0.0, 0.0, math.log(2)]], dtype=torch.float64)
+    logits.requires_grad_()
+    loss = classification_loss(logits, torch.tensor([1, 0]))
+    assert loss.item() == pytest.approx(-(math.log(3 / 4) + math.log(1 / 4)) / 2, rel=1e-9)
+    loss.backward()
+    # softmax minus one-hot, over two samples
+    expected = torch.tensor([[0.25, -0.25, 0.0], [-0.75, 0.25, 0.5]], dtype=torch.float64) / 2
+    torch.testing.assert_close(logits.grad, expected)
+
+
+def test_feature_transfer_loss_by_hand() -> None:
+    # At temperature 10: the teacher's softmax is (3/4, 1/4) and (1/2, 1/2), the student's (1/2, 1/2) and (1/3, 2/3).
+    teacher = 10 * torch.tensor([[math.log(3), 0.0], [0.0, 0.0]], dtype=torch.float64)
+    student = 10 * torch.tensor([[0.0, 0.0], [0.0, math.log(2)]], dtype=torch.float64)
+    first = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
+    second = 0.5 * math.log(0.5 / (1 / 3)) + 0.5 * math.log(0.5 / (2 / 3))
+    expected = 100 * (first + second) / 2
+    assert feature_transfer_loss(student, teacher).item() == pytest.approx(expected, rel=1e-9)
+    assert feature_transfer_loss(student / 10, teacher / 10, temperature=1).item() == pytest.approx(expected / 100)
+
+
+def test_feature_transfer_loss_is_least_at_equality_and_leaves_the_teacher() -> None:
+    teacher = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    student = teacher.detach().clone().requires_grad_()
+    loss = feature_transfer_loss(student, teacher)
+    loss.backward()
+    assert loss.item() == pytest.approx(0, abs=1e-12)
+    assert teacher.grad is None
+    assert student.grad is not None
+    assert student.grad.abs().max() < 1e-12
+    for _ in range(5):
+        assert feature_transfer_loss(student + torch.randn(3, 5), teacher) > 1e-4
+
+
+def test_features_that_cannot_be_compared_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"\(2, 3\) and the teacher's \(2, 4\) differ in shape; project the student's"):
+        feature_transfer_loss(torch.zeros(2, 3), torch.zeros(2, 4))
+    for temperature in (0.0, -1.0, math.nan):
+        with pytest.raises(ValueError, match=f"temperature {temperature} must be above 0"):
+            feature_transfer_loss(torch.zeros(2, 3), torch.zeros(2, 3), temperature=temperature)

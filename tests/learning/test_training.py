@@ -106,8 +106,9 @@ def test_momentum_does_not_move_a_department_that_is_absent_later(
         assert torch.equal(tensor, before[name]) == (absent or ".norm1." in name)
 
 
+@pytest.mark.parametrize("transfer", ["bernoulli", "sum"])
 def test_the_foundation_adds_its_transfer_loss_and_learns_nothing(
-    decomposition: Decomposition, table: QueryTable, make_samples: MakeSamples
+    decomposition: Decomposition, table: QueryTable, make_samples: MakeSamples, transfer: str
 ) -> None:
     (sample,) = one_of_each(make_samples("abdomen"), ["abdomen"])
     foundation = build_segmenter("tiny").eval()
@@ -117,10 +118,20 @@ def test_the_foundation_adds_its_transfer_loss_and_learns_nothing(
             decomposition.network, decomposition.weights_of("abdomen"), (sample.image[None], queries)
         )
         teacher = foundation(sample.image[None], queries)
-        expected = task_loss(logits, sample.masks[None], balance=0.5) + 3.0 * transfer_loss(logits, teacher)
-    trainer = trainer_of(decomposition, table, foundation=foundation, beta=3.0, balance=0.5)
+        expected = task_loss(logits, sample.masks[None], balance=0.5) + 3.0 * transfer_loss(
+            logits, teacher, form=transfer
+        )
+    trainer = trainer_of(decomposition, table, foundation=foundation, beta=3.0, balance=0.5, transfer=transfer)
     assert trainer.train_step([sample])["abdomen"] == pytest.approx(expected.item(), rel=1e-5)
     assert all(parameter.grad is None for parameter in foundation.parameters())
+
+
+def test_transfer_is_the_divergence_unless_asked_and_an_unknown_form_is_refused_at_once(
+    decomposition: Decomposition, table: QueryTable
+) -> None:
+    assert trainer_of(decomposition, table).transfer == "bernoulli"
+    with pytest.raises(ValueError, match="transfer form 'kl' is unknown; use one of bernoulli, sum"):
+        trainer_of(decomposition, table, transfer="kl")
 
 
 def test_half_precision_is_close(decomposition: Decomposition, table: QueryTable, make_samples: MakeSamples) -> None:
