@@ -67,12 +67,19 @@ class DecomposeConfig:
         output: folder of the run's state.
         store: where base and experts are published.
         network: size of the base.
-        rank: of every expert.
+        rank: of every expert; r of Eq. 2 where the rule is ``loss_reduction``.
+        rank_rule: ``equal`` (LoRKD) or ``loss_reduction`` of the warm-up (LoRKD*).
+        rounding: of Eq. 2, ``floor_even`` or ``nearest_even``.
+        least_rank: bound of what Eq. 2 gives.
+        most_rank: bound of what Eq. 2 gives.
+        probe_samples: of each department, whose loss is measured before and after the warm-up.
+        ranks: department -> rank that wins over the rule.
         decoder_multiplier: rank of the pixel decoder over that of the encoder.
         alpha: scale times rank.
         beta: weight of the transfer loss.
+        transfer: its form, ``bernoulli`` or ``sum``, see ``lorkd_monailabel.learning.losses.transfer_loss``.
         balance: of the cross-entropy, see ``lorkd_monailabel.learning.losses.task_loss``.
-        start: store whose newest base and experts to start from; empty starts from scratch.
+        start: store whose newest base and experts to start from; empty starts from scratch. Experts keep their ranks.
         warmup_steps: of the base alone.
         steps: of base and experts together.
         batch_size: samples a step.
@@ -89,9 +96,16 @@ class DecomposeConfig:
     store: str
     network: str = "toy"
     rank: int = 4
+    rank_rule: str = "equal"
+    rounding: str = "floor_even"
+    least_rank: int = 2
+    most_rank: int = 16
+    probe_samples: int = 16
+    ranks: dict[str, int] = field(default_factory=dict)
     decoder_multiplier: int = 2
     alpha: float = 16.0
     beta: float = 0.1
+    transfer: str = "bernoulli"
     balance: float = 0.5
     start: str = ""
     warmup_steps: int = 300

@@ -2,9 +2,11 @@
 
     python -m train.decompose train/configs/default_store.toml --set data.cases=cases.jsonl
 
-Stop with Ctrl+C and run again to go on. Base and experts are added to ``store`` as new revisions.
+Stop with Ctrl+C and run again to go on. Base and experts are added to ``store`` as new revisions. ``ranks.md`` in
+``output`` says why each department got its rank, ``ranks.json`` the same for programs.
 """
 
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -15,7 +17,9 @@ import torch
 
 from lorkd_monailabel.experts import Base, as_float, extract, plain_network
 from lorkd_monailabel.learning.cases import PreparedCase
-from lorkd_monailabel.learning.decomposition import PHASES, Decomposition, decompose
+from lorkd_monailabel.learning.decomposition import PHASES, RANKS, Decomposition, decompose
+from lorkd_monailabel.learning.rank_report import report
+from lorkd_monailabel.learning.ranks import RankChoice, RankRule
 from lorkd_monailabel.learning.training import Interrupted, Progress, stop_on_signal
 from lorkd_monailabel.networks.segmenter import SIZES, build_segmenter
 from lorkd_monailabel.store import ExpertStore, load_base
@@ -40,6 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_decomposition(config: DecomposeConfig) -> dict[str, int]:
     """Train and publish; return department -> revision."""
+    rule = RankRule(
+        name=config.rank_rule,
+        rank=config.rank,
+        rounding=config.rounding,
+        least=config.least_rank,
+        most=config.most_rank,
+        given=config.ranks,
+    )
     table = QueryTable.load(QUERIES)
     foundation_file = load_base(Path(config.foundation), "foundation")
     if foundation_file.query_space != table.space:
@@ -49,12 +61,7 @@ def run_decomposition(config: DecomposeConfig) -> dict[str, int]:
     torch.manual_seed(config.seed)
     network = build_segmenter(config.network)
     stride = max(network.unet.stride, foundation.unet.stride)  # powers of two: patches fit both
-    decomposition = Decomposition(
-        network,
-        ranks=dict.fromkeys(prepared, config.rank),
-        decoder_multiplier=config.decoder_multiplier,
-        alpha=config.alpha,
-    )
+    decomposition = Decomposition(network, decoder_multiplier=config.decoder_multiplier, alpha=config.alpha)
     store = ExpertStore(config.store)
     if config.start:
         start = ExpertStore(config.start)
@@ -64,13 +71,16 @@ def run_decomposition(config: DecomposeConfig) -> dict[str, int]:
 
     bars: list[Bar] = []
 
-    def report(phase: str) -> Callable[[Progress], None]:
+    def show(phase: str) -> Callable[[Progress], None]:
         bars.append(Bar(phase))
         return bars[-1]
 
+    def ranked(choices: Mapping[str, RankChoice]) -> None:
+        write_ranks(config, choices, rule, decomposition)
+
     with stop_on_signal() as stop:
         try:
-            decompose(
+            choices = decompose(
                 decomposition,
                 samples_of(replace(config.data, all_structures=False), prepared, stride=stride, seed=config.seed),
                 warmup_samples=samples_of(config.data, prepared, stride=stride, seed=config.seed),
@@ -85,16 +95,20 @@ def run_decomposition(config: DecomposeConfig) -> dict[str, int]:
                 balance=config.balance,
                 bf16=config.bf16,
                 folder=Path(config.output),
-                report=report,
+                report=show,
                 stop=stop,
                 workers=config.data.workers,
+                transfer=config.transfer,
+                rule=rule,
+                probe_samples=config.probe_samples,
+                ranked=ranked,
             )
         finally:
             for bar in bars:
                 bar.close()
-    published = publish(config, decomposition, store, foundation=foundation_file, prepared=prepared)
-    for phase in PHASES:  # the run is over: the same command starts another
-        (Path(config.output) / f"{phase}.pt").unlink(missing_ok=True)
+    published = publish(config, decomposition, store, foundation=foundation_file, prepared=prepared, choices=choices)
+    for name in (*reversed(PHASES), RANKS):  # the run is over: the same command starts another
+        (Path(config.output) / f"{name}.pt").unlink(missing_ok=True)
     return published
 
 
@@ -105,6 +119,7 @@ def publish(
     *,
     foundation: Base,
     prepared: Mapping[str, Sequence[PreparedCase]],
+    choices: Mapping[str, RankChoice],
 ) -> dict[str, int]:
     """Publish the base, then every department's expert over it; return department -> revision."""
     dtype = torch.float16 if config.half else torch.float32
@@ -112,7 +127,7 @@ def publish(
         network=SIZES[config.network],
         window=config.data.patch,
         query_space=foundation.query_space,
-        about={"foundation": foundation.sha256, "training": settings(config)},
+        about={"foundation": foundation.sha256, "training": settings(config), **ranks_of(choices)},
         dtype=dtype,
     )
     store.publish_base(base)
@@ -131,6 +146,35 @@ def publish(
         )
         for department, cases in prepared.items()
     }
+
+
+def write_ranks(
+    config: DecomposeConfig, choices: Mapping[str, RankChoice], rule: RankRule, decomposition: Decomposition
+) -> None:
+    """Write down the ranks and why, for people and for programs."""
+    parameters = {name: sum(tensor.numel() for tensor in decomposition.factors[name].parameters()) for name in choices}
+    folder = Path(config.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = report(
+        choices, rule, probe_samples=config.probe_samples, warmup_steps=config.warmup_steps, parameters=parameters
+    )
+    (folder / "ranks.md").write_text(text, encoding="utf-8")
+    found = {
+        **ranks_of(choices),
+        "departments": {name: asdict(choice) for name, choice in choices.items()},
+        "parameters": parameters,
+        "rule": asdict(rule),
+        "probe_samples": config.probe_samples,
+        "warmup_steps": config.warmup_steps,
+    }
+    (folder / "ranks.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def ranks_of(choices: Mapping[str, RankChoice]) -> dict[str, Any]:
+    """Give ranks, and the loss reductions where they were measured."""
+    reductions = {name: choice.reduction for name, choice in choices.items() if choice.reduction is not None}
+    ranks = {name: choice.rank for name, choice in choices.items()}
+    return {"ranks": ranks, "loss_reductions": reductions} if reductions else {"ranks": ranks}
 
 
 def settings(config: DecomposeConfig) -> dict[str, Any]:

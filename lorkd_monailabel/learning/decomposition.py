@@ -1,17 +1,21 @@
 """The decomposition of a foundation into one base and an expert for each department (LoRKD, Algorithm 1).
 
 First the base alone is warmed up on all departments; then base and experts learn together, each sample through the
-weights of its own department. Both phases follow the task and the foundation.
+weights of its own department. Both phases follow the task and the foundation. Ranks are equal (LoRKD), or follow from
+how much the warm-up reduced each department's loss (LoRKD*).
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lorkd_monailabel.experts import Base, Expert, fuse
+from lorkd_monailabel.experts import Base, Expert, fuse, tensors_sha256
+from lorkd_monailabel.learning.probe import Probe
+from lorkd_monailabel.learning.ranks import RankChoice, RankRule, check_rank, choose_ranks, needs_losses
 from lorkd_monailabel.learning.samples import Samples
 from lorkd_monailabel.learning.training import Progress, Trained, Trainer, Weights, run
 from lorkd_monailabel.networks.low_rank import Factors, layer_ranks, layer_scales, rank_limit
@@ -21,32 +25,94 @@ from lorkd_monailabel.text_encoder import QueryTable
 PHASES = ("warmup", "joint")
 """Names of the two phases, and of their checkpoints."""
 
+RANKS = "ranks"
+"""Name of the file of ranks and of what led to them."""
+
 
 class Decomposition:
     """A base network and the factors of its departments, as they are trained.
 
+    Factors are there from the start where the ranks are known (LoRKD), or attached after the warm-up (LoRKD*).
+
     Args:
         network: the plain network of the base.
-        ranks: department -> rank of its expert in the encoder; less in layers that cannot use as much.
+        ranks: see ``attach``; None leaves the base alone.
         decoder_multiplier: rank in the pixel decoder over that in the encoder.
         alpha: scale times rank.
+
+    Raises:
+        ValueError: see ``attach``; or a multiplier below 1.
     """
 
     def __init__(
-        self, network: Segmenter, *, ranks: Mapping[str, int], decoder_multiplier: int = 2, alpha: float = 16.0
+        self,
+        network: Segmenter,
+        *,
+        ranks: Mapping[str, int] | None = None,
+        decoder_multiplier: int = 2,
+        alpha: float = 16.0,
     ) -> None:
         self.network = network
         self.weights: dict[str, Tensor] = dict(network.named_parameters())
-        layers = network.low_rank_weights()
-        self.factors = {}
+        self.layers = network.low_rank_weights()
+        self.decoder_multiplier = decoder_multiplier
+        self.alpha = alpha
+        self.factors: dict[str, Factors] = {}
+        layer_ranks(self.layers, 1, decoder_multiplier=decoder_multiplier)  # refuses before a warm-up, not after it
+        self.attach(ranks or {})
+
+    def attach(self, ranks: Mapping[str, int], *, layers: Mapping[str, Mapping[str, int]] | None = None) -> None:
+        """Give departments factors, which start as no change of the base.
+
+        Args:
+            ranks: department -> rank in the encoder; less in layers that cannot use as much.
+            layers: department -> weight -> rank of that layer alone, in place of what ``ranks`` makes of it.
+
+        Raises:
+            ValueError: a rank that no layer could use, or of an unknown department or layer.
+        """
+        chosen = layers or {}
+        for department in chosen:
+            if department not in ranks:
+                raise ValueError(f"layers of {department!r} have ranks but the department has none; give it one")
         for department, rank in ranks.items():
-            wanted = layer_ranks(layers, rank, decoder_multiplier=decoder_multiplier)
-            # Layers with few inputs, as the first one of grey images, cannot use every rank.
-            own = {name: min(number, rank_limit(self.weights[name].shape)) for name, number in wanted.items()}
-            self.factors[department] = Factors(self.weights, ranks=own, scales=layer_scales(own, alpha=alpha))
+            assert department not in self.factors
+            own = self.spread(department, rank)
+            for name, number in chosen.get(department, {}).items():
+                if name not in own:
+                    raise ValueError(f"{name!r} is no layer that an expert changes; use one of {', '.join(own)}")
+                own[name] = number
+            self.factors[department] = Factors(self.weights, ranks=own, scales=layer_scales(own, alpha=self.alpha))
+
+    def spread(self, department: str, rank: int) -> dict[str, int]:
+        """Spread a department's rank over the layers: name of the weight -> rank.
+
+        Raises:
+            ValueError: a rank that no layer could use.
+        """
+        check_rank(department, rank, limit=self.rank_limit)
+        wanted = layer_ranks(self.layers, rank, decoder_multiplier=self.decoder_multiplier)
+        # Layers with few inputs, as the first one of grey images, cannot use every rank.
+        return {name: min(number, rank_limit(self.weights[name].shape)) for name, number in wanted.items()}
+
+    @property
+    def rank_limit(self) -> int:
+        """The largest rank that any layer can use."""
+        return max(rank_limit(self.weights[name].shape) for name in self.layers)
+
+    def rank_of(self, department: str) -> int:
+        """Give the rank of a department that has factors: the largest of its encoder layers."""
+        return max(rank for name, rank in self.factors[department].ranks.items() if not self.layers[name])
 
     def weights_of(self, department: str) -> dict[str, Tensor]:
-        """Fuse the weights of a department's network, differentiably."""
+        """Fuse the weights of a department's network, differentiably.
+
+        Raises:
+            ValueError: the department has no factors.
+        """
+        if department not in self.factors:
+            have = ", ".join(self.factors) or "none"
+            raise ValueError(f"department {department!r} has no factors (there are: {have}); attach a rank to it first")
         factors = self.factors[department]
         return fuse(self.weights, factors.pairs(), factors.scales)
 
@@ -61,8 +127,10 @@ class Decomposition:
     def load(self, base: Base, experts: Sequence[Expert]) -> None:
         """Go on from a published base and experts; departments without one start as the base.
 
+        An expert brings its ranks along, layer by layer, unless its department has factors already.
+
         Raises:
-            ValueError: they belong to another network, or an expert has other ranks.
+            ValueError: they belong to another network, or an expert has other ranks than its department's factors.
         """
         shapes = {name: tensor.shape for name, tensor in base.weights.items()}
         if shapes != {name: tensor.shape for name, tensor in self.weights.items()}:
@@ -71,6 +139,14 @@ class Decomposition:
             for name, tensor in self.weights.items():
                 tensor.copy_(base.weights[name])
         for expert in experts:
+            if expert.department not in self.factors:
+                if expert.ranks.keys() != self.layers.keys():
+                    raise ValueError(
+                        f"the expert of {expert.department} changes other layers than this network's; "
+                        "give the config the same network size"
+                    )
+                own = Factors(self.weights, ranks=expert.ranks, scales=expert.scales)
+                self.factors[expert.department] = own
             self.factors[expert.department].load_pairs(expert.factors)
 
     def base(
@@ -106,11 +182,15 @@ def decompose(
     report: Callable[[str], Callable[[Progress], None]],
     stop: Callable[[], bool],
     workers: int = 1,
-) -> None:
-    """Run both phases; each resumes from its own checkpoint in ``folder``.
+    transfer: str = "bernoulli",
+    rule: RankRule | None = None,
+    probe_samples: int = 16,
+    ranked: Callable[[dict[str, RankChoice]], None] | None = None,
+) -> dict[str, RankChoice]:
+    """Run both phases; each resumes from its own checkpoint in ``folder``, with the ranks that it had.
 
     Args:
-        decomposition: trained in place.
+        decomposition: trained in place; departments that have factors keep them, the others get theirs by ``rule``.
         samples: stream of all departments, each asking for its own structures.
         warmup_samples: stream for the base, which may ask for those of every department.
         foundation: frozen teacher.
@@ -123,30 +203,30 @@ def decompose(
         beta: weight of the transfer loss.
         balance: of the cross-entropy, see ``task_loss``.
         bf16: train under bfloat16 autocast.
-        folder: of the checkpoints ``warmup.pt`` and ``joint.pt``.
+        folder: of the checkpoints ``warmup.pt`` and ``joint.pt``, and of ``ranks.pt`` where losses were measured.
         report: name of a phase -> what to tell of its steps.
         stop: asked after every step.
         workers: processes that make samples.
+        transfer: form of the transfer loss, see ``transfer_loss``.
+        rule: how departments come to their ranks; None is the rule of equal ranks with its own rank.
+        probe_samples: of each department, whose loss is measured before and after the warm-up.
+        ranked: told of the ranks, before the joint phase.
+
+    Returns:
+        Department -> its rank and why.
 
     Raises:
         Interrupted: ``stop`` said so; the state is saved.
+        ValueError: ranks that the network can't have, or of an unknown department.
     """
-    base = decomposition.weights
-    factors = decomposition.factor_tensors()
-    phases: tuple[tuple[str, int, Samples, Trained, Weights], ...] = (
-        (PHASES[0], warmup_steps, warmup_samples, [(base, learning_rate)], lambda department: base),
-        (
-            PHASES[1],
-            steps,
-            samples,
-            [(base, learning_rate), (factors, expert_learning_rate)],
-            decomposition.weights_of,
-        ),
-    )
-    for name, length, stream, trained, weights_of in phases:
-        if length == 0:
-            continue
-        trainer = Trainer(
+    rule = rule or RankRule()
+    departments = tuple(samples.cases)
+    kept = {name: decomposition.rank_of(name) for name in departments if name in decomposition.factors}
+    measure = needs_losses(rule, departments, kept=kept, limit=decomposition.rank_limit, warmup_steps=warmup_steps)
+    told: dict[str, Any] = {"beta": beta, "balance": balance, "transfer": transfer, "warmup_steps": warmup_steps}
+
+    def trainer_of(weights_of: Weights, trained: Trained, length: int) -> Trainer:
+        return Trainer(
             decomposition.network,
             weights_of,
             trained,
@@ -154,9 +234,12 @@ def decompose(
             steps=length,
             foundation=foundation,
             beta=beta,
+            transfer=transfer,
             balance=balance,
             bf16=bf16,
         )
+
+    def run_phase(name: str, trainer: Trainer, stream: Samples) -> None:
         run(
             trainer,
             stream,
@@ -166,3 +249,32 @@ def decompose(
             stop=stop,
             workers=workers,
         )
+
+    def decide(losses: Mapping[str, tuple[float, float]] | None) -> dict[str, RankChoice]:
+        return choose_ranks(rule, departments, losses=losses, kept=kept)
+
+    def attach(choices: dict[str, RankChoice]) -> dict[str, RankChoice]:
+        decomposition.attach({name: choice.rank for name, choice in choices.items() if name not in kept})
+        if ranked is not None:
+            ranked(choices)
+        return choices
+
+    warmup, joint = PHASES
+    base = decomposition.weights
+    choices = {} if measure else attach(decide(None))
+    if warmup_steps:
+        trainer = trainer_of(lambda department: base, [(base, learning_rate)], warmup_steps)
+        probe = None
+        if measure:
+            told |= {"probe_samples": probe_samples, "seed": samples.seed, "departments": list(departments)}
+            told |= {"kept": kept, "rule": asdict(rule), "start": tensors_sha256(base)[:12]}
+            path = folder / f"{RANKS}.pt"
+            probe = Probe(trainer, samples, count=probe_samples, path=path, run=told, stop=stop, choose=decide)
+            probe.begin(folder / f"{warmup}.pt")
+        run_phase(warmup, trainer, warmup_samples)
+        if probe is not None:
+            choices = attach(probe.finish())
+    if steps:
+        trained: Trained = [(base, learning_rate), (decomposition.factor_tensors(), expert_learning_rate)]
+        run_phase(joint, trainer_of(decomposition.weights_of, trained, steps), samples)
+    return choices

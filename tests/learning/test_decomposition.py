@@ -11,13 +11,15 @@ from torch import Tensor
 from torch.func import functional_call
 
 from lorkd_monailabel.experts import Base, Expert, extract, fused_network
-from lorkd_monailabel.learning.decomposition import Decomposition, decompose
+from lorkd_monailabel.learning.decomposition import Decomposition
 from lorkd_monailabel.learning.samples import Samples
-from lorkd_monailabel.learning.training import Interrupted, Progress
+from lorkd_monailabel.learning.training import Interrupted
 from lorkd_monailabel.networks.segmenter import SIZES, build_segmenter
+from lorkd_monailabel.store import ExpertStore
 from lorkd_monailabel.text_encoder import QueryTable
 
 MakeSamples = Callable[..., Samples]
+RunPhases = Callable[..., list[tuple[str, int, float]]]
 DEPARTMENTS = ("abdomen", "thorax")
 
 
@@ -34,43 +36,16 @@ def changed(tensors: dict[str, Any], before: dict[str, Tensor]) -> set[str]:
     return {name for name, tensor in tensors.items() if not torch.equal(tensor, before[name])}
 
 
-def run_phases(
-    decomposition: Decomposition,
-    folder: Path,
-    table: QueryTable,
-    samples: Samples,
-    *,
-    steps: tuple[int, int] = (2, 3),
-    stop_at: tuple[str, int] | None = None,
-) -> list[tuple[str, int, float]]:
-    """Decompose; the phase, step and loss of every report."""
-    seen: list[tuple[str, int, float]] = []
-    torch.manual_seed(7)
-    foundation = build_segmenter("tiny").eval()
-
-    def report(phase: str) -> Callable[[Progress], None]:
-        return lambda progress: seen.append((phase, progress.step, progress.loss))
-
-    decompose(
-        decomposition,
-        samples,
-        warmup_samples=samples,
-        foundation=foundation,
-        queries=table,
-        warmup_steps=steps[0],
-        steps=steps[1],
-        batch_size=4,
-        learning_rate=1e-2,
-        expert_learning_rate=1e-2,
-        beta=0.1,
-        balance=0.5,
-        bf16=False,
-        folder=folder,
-        report=report,
-        stop=lambda: bool(stop_at and seen) and seen[-1][:2] == stop_at,
-        workers=0,
-    )
-    return seen
+@pytest.mark.parametrize(
+    ("size", "ranks", "parameters"),
+    [("nano", (12, 10, 10, 4, 8, 8, 12, 2), 67_315_458), ("pro", (4, 4, 4, 4, 4, 16, 12, 12), 127_861_884)],
+)
+def test_parameter_counts_of_the_released_ranks(size: str, ranks: tuple[int, ...], parameters: int) -> None:
+    with torch.device("meta"):
+        decomposition = Decomposition(build_segmenter(size))
+        decomposition.attach({str(number): rank for number, rank in enumerate(ranks)})
+    tensors = [*decomposition.weights.values(), *decomposition.factor_tensors().values()]
+    assert sum(tensor.numel() for tensor in tensors) == parameters
 
 
 @pytest.mark.parametrize(
@@ -117,12 +92,22 @@ def test_a_layer_takes_no_more_rank_than_it_can_use() -> None:
         "unet.encoder.1.0.conv.weight": 5,
         "unet.decoder.0.0.conv.weight": 4,  # four outputs, though the decoder asks for ten
     }
-    with pytest.raises(ValueError, match="rank 0 and decoder multiplier 2 must be at least 1; set them higher"):
-        Decomposition(build_segmenter("tiny"), ranks={"abdomen": 0})
+    with pytest.raises(ValueError, match="rank 1 and decoder multiplier 0 must be at least 1; set them higher"):
+        Decomposition(build_segmenter("tiny"), decoder_multiplier=0)
+
+
+@pytest.mark.parametrize("rank", [0, 9, 500])
+def test_a_rank_that_no_layer_can_use_is_refused_by_department(rank: int) -> None:
+    sentence = (
+        rf"^rank {rank} of abdomen must be in 1\.\.8, what the largest layer of the network can use; set ranks\.abd"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        Decomposition(build_segmenter("tiny"), ranks={"abdomen": rank})
+    assert Decomposition(build_segmenter("tiny"), ranks={"abdomen": 8}).rank_of("abdomen") == 8
 
 
 def test_warm_up_moves_the_base_alone_and_then_both_learn(
-    tmp_path: Path, table: QueryTable, make_samples: MakeSamples
+    tmp_path: Path, table: QueryTable, make_samples: MakeSamples, run_phases: RunPhases
 ) -> None:
     decomposition, samples = tiny(), make_samples(*DEPARTMENTS)
     base, factors = copies(decomposition.weights), copies(decomposition.factor_tensors())
@@ -140,7 +125,7 @@ def test_warm_up_moves_the_base_alone_and_then_both_learn(
 
 @pytest.mark.parametrize("stop_at", [("warmup", 1), ("warmup", 2), ("joint", 1)])
 def test_a_resumed_decomposition_is_an_unbroken_one(
-    tmp_path: Path, table: QueryTable, make_samples: MakeSamples, stop_at: tuple[str, int]
+    tmp_path: Path, table: QueryTable, make_samples: MakeSamples, run_phases: RunPhases, stop_at: tuple[str, int]
 ) -> None:
     samples = make_samples(*DEPARTMENTS)
     whole = tiny()
@@ -175,7 +160,9 @@ def published(decomposition: Decomposition, dtype: torch.dtype = torch.float32) 
     return base, experts
 
 
-def test_what_is_served_is_what_was_trained(tmp_path: Path, table: QueryTable, make_samples: MakeSamples) -> None:
+def test_what_is_served_is_what_was_trained(
+    tmp_path: Path, table: QueryTable, make_samples: MakeSamples, run_phases: RunPhases
+) -> None:
     decomposition = tiny(rank=2)
     run_phases(decomposition, tmp_path, table, make_samples(*DEPARTMENTS), steps=(1, 3))
     base, experts = published(decomposition)
@@ -198,7 +185,9 @@ def test_what_is_served_is_what_was_trained(tmp_path: Path, table: QueryTable, m
     assert torch.isfinite(fused_network(half, halves["thorax"])(image, queries)).all()
 
 
-def test_goes_on_from_a_store(tmp_path: Path, table: QueryTable, make_samples: MakeSamples) -> None:
+def test_goes_on_from_a_store(
+    tmp_path: Path, table: QueryTable, make_samples: MakeSamples, run_phases: RunPhases
+) -> None:
     first = tiny()
     run_phases(first, tmp_path, table, make_samples(*DEPARTMENTS))
     base, experts = published(first)
@@ -209,6 +198,30 @@ def test_goes_on_from_a_store(tmp_path: Path, table: QueryTable, make_samples: M
         assert torch.equal(fused, first.weights_of("thorax")[name])
     for name, fused in second.weights_of("abdomen").items():
         assert torch.equal(fused, base.weights[name])
+
+
+def test_experts_of_unequal_ranks_come_back_with_their_ranks_and_scales(tmp_path: Path) -> None:
+    first = Decomposition(build_segmenter("tiny"), alpha=3.0)
+    layer = next(iter(first.layers))
+    first.attach({"abdomen": 2, "thorax": 5}, layers={"abdomen": {layer: 1}})
+    for tensor in first.factor_tensors().values():
+        torch.nn.init.normal_(tensor)
+    base, experts = published(first)
+    store = ExpertStore(tmp_path)
+    store.publish_base(base)
+    for expert in experts.values():
+        store.publish(expert)
+    assert store.header("abdomen")["ranks"] == dict(zip(first.layers, (1, 2, 4), strict=True))
+    assert store.header("thorax")["ranks"] == dict(zip(first.layers, (4, 5, 4), strict=True))
+    second = Decomposition(build_segmenter("tiny"))
+    second.load(store.base(), [store.load("abdomen"), store.load("thorax")])
+    for department in DEPARTMENTS:
+        assert second.factors[department].ranks == first.factors[department].ranks
+        for name, fused in second.weights_of(department).items():
+            assert torch.equal(fused, first.weights_of(department)[name])
+    fewer = replace(experts["thorax"], ranks={layer: 1})
+    with pytest.raises(ValueError, match=r"^the expert of thorax changes other layers than this network's; give the"):
+        Decomposition(build_segmenter("tiny")).load(base, [fewer])
 
 
 def test_refuses_a_base_of_another_network_and_experts_of_other_ranks() -> None:

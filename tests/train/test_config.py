@@ -16,6 +16,7 @@ CONFIGS = {
     "default_store.toml": config.DecomposeConfig,
     "default_store_more.toml": config.DecomposeConfig,
     "demo.toml": config.DecomposeConfig,
+    "lorkd_star.toml": config.DecomposeConfig,
     "toy.toml": config.DecomposeConfig,
     "finetune.toml": config.FinetuneConfig,
     "evaluate.toml": config.EvaluateConfig,
@@ -46,6 +47,19 @@ def test_every_config_loads(root: Path) -> None:
         if hasattr(loaded, "data"):
             for name in {**loaded.data.spacing_mm, **loaded.data.weights}:
                 assert name == "default" or department(name).id == name
+
+
+def test_ranks_are_equal_unless_a_config_says_otherwise(root: Path) -> None:
+    told = {
+        path.name: load(config.DecomposeConfig, path)
+        for path in (root / "train" / "configs").rglob("*.toml")
+        if CONFIGS[path.name] is config.DecomposeConfig
+    }
+    star = told.pop("lorkd_star.toml")
+    assert {(own.rank_rule, own.transfer, len(own.ranks)) for own in told.values()} == {("equal", "bernoulli", 0)}
+    assert (star.rank, star.rank_rule, star.rounding) == (8, "loss_reduction", "floor_even")
+    assert (star.least_rank, star.most_rank, star.probe_samples) == (2, 16, 16)
+    assert (root / star.foundation).is_file()
 
 
 def test_what_is_not_said_is_the_default(write: Callable[[str], Path]) -> None:
@@ -109,6 +123,7 @@ def test_overrides_stand_over_the_file(write: Callable[[str], Path]) -> None:
         (MINIMAL, ["data.sources=[1]"], r"config key data\.sources\.0 is 1; it must be .*str"),
         (MINIMAL, ["data.spacing_mm=3"], r"config key data\.spacing_mm is 3; it must be dict"),
         (MINIMAL, ["data.spacing_mm.brain=fine"], r"config key data\.spacing_mm\.brain is 'fine'; it must be .*float"),
+        (MINIMAL, ["data.weights.brain=true"], r"config key data\.weights\.brain is True; it must be .*float"),
         (MINIMAL, ["data=5"], r"config key data is 5; it must be"),
         (
             MINIMAL,
@@ -149,3 +164,10 @@ def test_command_line_exits_with_two_and_the_sentence(
     arguments = [path, "--set", "store=s", "--set", "foundation=f", "--set", "rank=3"]
     loaded = config.parse(DecomposeConfig, "What it does.", arguments)
     assert (loaded.store, loaded.foundation, loaded.rank) == ("s", "f", 3)
+
+
+def test_ranks_are_a_table_of_whole_numbers(write: Callable[[str], Path]) -> None:
+    path = write('store = "s"\nfoundation = "f"\n' + MINIMAL)
+    assert load(DecomposeConfig, path, ["ranks.brain=6", "ranks.spine = 2"]).ranks == {"brain": 6, "spine": 2}
+    with pytest.raises(ValueError, match=r"config key ranks\.brain is 2\.5; it must be .*int"):
+        load(DecomposeConfig, path, ["ranks.brain=2.5"])

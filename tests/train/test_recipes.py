@@ -14,7 +14,7 @@ import pytest
 
 from lorkd_monailabel.departments import structure
 from lorkd_monailabel.learning.checkpoint import load_checkpoint
-from lorkd_monailabel.networks.segmenter import SIZES
+from lorkd_monailabel.networks.segmenter import SIZES, build_segmenter
 from lorkd_monailabel.predictor import Predictor
 from lorkd_monailabel.prompts import Target
 from lorkd_monailabel.store import ExpertStore, load_base, write_file
@@ -22,6 +22,7 @@ from lorkd_monailabel.volumes import read_volume
 from train import decompose, finetune, pretrain
 
 CONFIGS = Path(pretrain.__file__).parent / "configs"
+LAYERS = build_segmenter("tiny").low_rank_weights()
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def arguments(tmp_path: Path, cases: Path) -> Callable[..., list[str]]:
             settings["network"] = "tiny"
         if "foundation" not in config:
             settings["store"] = tmp_path / "store"
-        if "store" in config or config in ("toy.toml", "demo.toml"):
+        if "store" in config or config in ("toy.toml", "demo.toml", "lorkd_star.toml"):
             settings |= {"foundation": tmp_path / "run" / "foundation.safetensors", "warmup_steps": 2}
         settings |= {name.replace("__", "."): value for name, value in changed.items()}
         sets = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
@@ -202,7 +203,9 @@ def test_decompose_needs_a_foundation_of_its_own_table_and_a_rank(
     assert f"{path} is damaged" in capsys.readouterr().err
     assert pretrain.main(arguments("default_foundation.toml")) == 0
     assert decompose.main(arguments("toy.toml", rank=0)) == 2
-    assert "rank 0 and decoder multiplier 2 must be at least 1" in capsys.readouterr().err
+    assert "rank 0 must be at least 1; set rank in the config" in capsys.readouterr().err
+    assert decompose.main(arguments("toy.toml", decoder_multiplier=0)) == 2
+    assert "decoder multiplier 0 must be at least 1; set them higher" in capsys.readouterr().err
     assert decompose.main(arguments("toy.toml", start=tmp_path / "none")) == 2
     assert "holds no base" in capsys.readouterr().err
     foundation = load_base(path, "foundation")
@@ -211,4 +214,64 @@ def test_decompose_needs_a_foundation_of_its_own_table_and_a_rank(
     write_file(path, {**header, "query_space": "other", "revision": 0, "about": {}}, foundation.weights)
     assert decompose.main(arguments("toy.toml")) == 2
     assert "was trained with another query table; train it anew with this one" in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()
+
+
+def test_lorkd_star_publishes_experts_of_the_ranks_that_its_report_explains(
+    tmp_path: Path, arguments: Arguments
+) -> None:
+    assert pretrain.main(arguments("default_foundation.toml")) == 0
+    # Warmed up on the thorax alone: the loss of the abdomen moves by another amount, and so its rank is another.
+    star = {"rank": 4, "most_rank": 8, "probe_samples": 3, "warmup_steps": 6, "learning_rate": 1e-2}
+    assert decompose.main(arguments("lorkd_star.toml", **star, data__weights="{ abdomen = 0, thorax = 1 }")) == 0
+    run, store = tmp_path / "run", ExpertStore(tmp_path / "store")
+    assert {path.name for path in run.iterdir()} == {"foundation.safetensors", "pretrain.pt", "ranks.md", "ranks.json"}
+    told = json.loads((run / "ranks.json").read_text())
+    assert told["probe_samples"] == 3
+    assert told["ranks"]["abdomen"] != told["ranks"]["thorax"]
+    reductions = {name: own["before"] - own["after"] for name, own in told["departments"].items()}
+    mean = sum(max(reduction, 0) for reduction in reductions.values()) / 2
+    report = (run / "ranks.md").read_text()
+    base = store.header("base")["about"]
+    assert base["ranks"] == told["ranks"]
+    for name, rank in told["ranks"].items():
+        ranks = {layer: min(rank * (2 if "decoder" in layer else 1), 8 if ".1.0." in layer else 4) for layer in LAYERS}
+        assert store.header(name)["ranks"] == ranks
+        wanted = 2 * int(4 * max(reductions[name] / mean, 0) ** 2 / 2)
+        assert rank == min(max(wanted, 2), 8)
+        assert base["loss_reductions"][name] == pytest.approx(reductions[name])
+        assert f"- **{name}** gets rank {rank}: " in report
+        assert told["parameters"][name] == sum(a.numel() + b.numel() for a, b in store.load(name).factors.values())
+
+    # Its experts keep their ranks in a run that starts from them, whatever the config's rank.
+    again = arguments("demo.toml", output=tmp_path / "again", start=store.folder, warmup_steps=0, rank=3)
+    assert decompose.main(again) == 0
+    for name in told["ranks"]:
+        assert store.newest(name) == 2
+        assert store.header(name)["ranks"] == store.header(name, 1)["ranks"]
+    assert "the run starts from an expert of that rank" in (tmp_path / "again" / "ranks.md").read_text()
+
+
+def test_wrong_ranks_are_one_sentence_before_any_step(
+    tmp_path: Path, arguments: Arguments, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert pretrain.main(arguments("default_foundation.toml", steps=1)) == 0
+    wrong: list[tuple[dict[str, object], str]] = [
+        ({"rank_rule": "best"}, "rank_rule 'best' is unknown; use one of equal, loss_reduction"),
+        ({"rounding": "up"}, "rounding 'up' is unknown; use one of floor_even, nearest_even"),
+        ({"most_rank": 16}, "most_rank 16 is more than the largest layer can use; set it to 8 or less"),
+        ({"ranks.abdomen": 500}, "rank 500 of abdomen must be in 1..8, what the largest layer of the network can use"),
+        ({"ranks.abdomen": 500, "rank_rule": "equal"}, "set ranks.abdomen in the config"),
+        ({"ranks.brain": 2}, "ranks.brain is of no department of the run; it has abdomen, thorax"),
+        ({"probe_samples": 0}, "probe_samples 0 must be at least 1"),
+        ({"warmup_steps": 0}, "rank_rule loss_reduction needs a warm-up, not 0 steps; set warmup_steps higher"),
+        ({"transfer": "mean"}, "'mean'"),
+    ]
+    for changed, sentence in wrong:
+        capsys.readouterr()
+        assert decompose.main(arguments("lorkd_star.toml", **{"most_rank": 8, **changed})) == 2
+        error = capsys.readouterr().err
+        assert sentence in error.splitlines()[-1]
+        assert "Traceback" not in error
+    assert not (tmp_path / "run" / "warmup.pt").exists()
     assert not (tmp_path / "store").exists()
