@@ -95,7 +95,7 @@ class DecomposeConfig:
     output: str
     store: str
     network: str = "toy"
-    rank: int = 4
+    rank: int = 8
     rank_rule: str = "equal"
     rounding: str = "floor_even"
     least_rank: int = 2

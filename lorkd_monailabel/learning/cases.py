@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from lorkd_monailabel.departments import department as find_department
+from lorkd_monailabel.departments import structures
 from lorkd_monailabel.volumes import canonical_grid, normalise, read_labels, read_volume, resample
 
 PREPARED_FORMAT = 1
@@ -105,7 +106,20 @@ def read_cases(path: str | Path, *, splits: Collection[str] = (), sources: Colle
 
 
 def case_of(record: dict, *, folder: Path = Path()) -> Case:
-    """Make a case of one decoded line; relative paths start at ``folder``."""
+    """Make a case of one decoded line; relative paths start at ``folder``.
+
+    Raises:
+        KeyError, TypeError, AttributeError: the line lacks something.
+        ValueError: an unknown department, or a structure that the vocabulary has in another one.
+    """
+    departments = {name: find_department(entry["department"]).id for name, entry in record["structures"].items()}
+    for name, department in departments.items():
+        known = structures().get(name)
+        if known is not None and known.department != department:
+            raise ValueError(
+                f"{name} is a structure of {known.department}, the case puts it into {department}, where no prompt "
+                "would look for it; write the vocabulary's department"
+            )
     return Case(
         image=folder / record["image"],
         label=folder / record["label"],
@@ -114,7 +128,7 @@ def case_of(record: dict, *, folder: Path = Path()) -> Case:
         subject=str(record["subject"]),
         split=record["split"],
         structures={name: tuple(entry["values"]) for name, entry in record["structures"].items()},
-        departments={name: find_department(entry["department"]).id for name, entry in record["structures"].items()},
+        departments=departments,
     )
 
 

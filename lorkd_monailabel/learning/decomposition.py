@@ -18,7 +18,7 @@ from lorkd_monailabel.learning.probe import Probe
 from lorkd_monailabel.learning.ranks import RankChoice, RankRule, check_rank, choose_ranks, needs_losses
 from lorkd_monailabel.learning.samples import Samples
 from lorkd_monailabel.learning.training import Progress, Trained, Trainer, Weights, run
-from lorkd_monailabel.networks.low_rank import Factors, layer_ranks, layer_scales, rank_limit
+from lorkd_monailabel.networks.low_rank import Factors, decomposable, layer_ranks, layer_scales, rank_limit
 from lorkd_monailabel.networks.segmenter import Segmenter
 from lorkd_monailabel.text_encoder import QueryTable
 
@@ -41,7 +41,7 @@ class Decomposition:
         alpha: scale times rank.
 
     Raises:
-        ValueError: see ``attach``; or a multiplier below 1.
+        ValueError: see ``attach``; a multiplier below 1; or a layer that can't have factors.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class Decomposition:
         self.network = network
         self.weights: dict[str, Tensor] = dict(network.named_parameters())
         self.layers = network.low_rank_weights()
+        decomposable(network, self.layers)
         self.decoder_multiplier = decoder_multiplier
         self.alpha = alpha
         self.factors: dict[str, Factors] = {}
