@@ -6,16 +6,16 @@ mixed batch, so all departments must go through together. The network stays plai
 linear layer whose weight has factors is computed department by department. Only departments that are present cost
 anything, and only they get gradients.
 
-A layer is computed in one of three ways, all exact; ``chosen`` takes the one whose shapes make it cheapest:
+A layer is computed in one of these ways, all exact; ``chosen`` takes the one whose shapes make it cheapest:
 
 - ``split``: one convolution for each department present, over its own samples; fused weights are computed anew in the
-  backward pass instead of kept. For layers with many voxels and few channels.
+  backward pass instead of kept. For layers with many voxels.
+- ``stacked``: the same where every department has one sample: one grouped convolution, a group for each sample.
 - ``factored``: the shared convolution of the whole batch plus the delta in factored form. Because the product ``B A``
-  is reshaped row-major, its row ``o * k0 + i`` meets the i-th of ``k0`` equal parts of the weight's columns: so the
-  delta is a convolution with the rows of A, each standing in one part and zero elsewhere (``rank * k0 * k0`` filters),
-  and then a mixing of these few channels by B. For layers with few voxels and many channels, whose fused weight is
-  larger than what it is convolved with.
-- ``pointwise``: a kernel of size 1 as a product of each sample's fused weight and its channels. For small weights.
+  is reshaped row-major, its row ``o * k0 + i`` meets the i-th of ``k0`` equal parts of the weight's columns, that is of
+  the input channels: the delta is a convolution of each part with the rows of A as its filters, then a mixing of these
+  few channels by B. For layers with few voxels and many channels, whose fused weight is larger than what it convolves.
+- ``pointwise``, ``pointwise_factored``: kernels of size 1 as products of matrices for each sample.
 """
 
 import math
@@ -31,11 +31,14 @@ from torch.utils._pytree import tree_map_only
 from lorkd_monailabel.networks.low_rank import Factors, delta_weight
 from lorkd_monailabel.networks.mixed_layer import Convolve, Layer, MixedBatch, Pair
 
-SPLIT_FROM_VOXELS = 1024
-"""Output voxels of a department from which on ``split`` is cheaper than ``factored``."""
+FUSING_COST = 220
+"""Cost of a fused weight for each department, in voxels of a department that the plain layer convolves meanwhile."""
+
+FACTORING_COST = 1.5
+"""Cost of a narrow output channel of the factored form, in output channels of the plain layer."""
 
 POINTWISE_FROM_VOXELS = 128
-"""Output voxels of a sample from which on ``pointwise`` is cheaper than ``factored``."""
+"""Output voxels of a sample from which on ``pointwise`` is cheaper than ``pointwise_factored``."""
 
 
 def mixed_forward(
@@ -86,9 +89,14 @@ def chosen(inputs: Tensor, layer: Layer) -> Tensor:
     """Compute a layer in the way that its shapes make the cheapest (``train/bench/eks.py`` measures it)."""
     voxels = math.prod(inputs.shape[2:]) / math.prod(layer.arguments["stride"])
     if is_pointwise(layer):
-        return pointwise(inputs, layer) if voxels >= POINTWISE_FROM_VOXELS else factored(inputs, layer)
-    of_department = voxels * len(inputs) / len(layer.batch.present)
-    return split(inputs, layer) if of_department >= SPLIT_FROM_VOXELS else factored(inputs, layer)
+        return pointwise(inputs, layer) if voxels >= POINTWISE_FROM_VOXELS else pointwise_factored(inputs, layer)
+    present = layer.batch.present
+    samples = len(inputs) / len(present)
+    outputs, _, first, *_ = layer.weight.shape
+    narrow = first * max(len(layer.pair(department)[0]) for department, _ in present)
+    if FACTORING_COST * narrow / outputs < FUSING_COST / (voxels * samples):
+        return factored(inputs, layer)
+    return stacked(inputs, layer) if samples == 1 else split(inputs, layer)
 
 
 def split(inputs: Tensor, layer: Layer) -> Tensor:
@@ -114,10 +122,43 @@ def pointwise(inputs: Tensor, layer: Layer) -> Tensor:
     """
     fused = [_fused(layer.weight, layer.pair(name), inputs.dtype).flatten(1) for name, _ in layer.batch.present]
     inputs = _strided(inputs, layer)
-    outputs = torch.stack(fused)[layer.batch.index(inputs.device)] @ inputs.flatten(2)
+    outputs = torch.stack(fused).index_select(0, layer.batch.index(inputs.device)) @ inputs.flatten(2)
     if layer.bias is not None:
         outputs = outputs + layer.bias[:, None]
     return outputs.unflatten(2, inputs.shape[2:])
+
+
+def pointwise_factored(inputs: Tensor, layer: Layer) -> Tensor:
+    """Compute a layer whose kernel has size 1 by the shared convolution and products of each sample with its factors.
+
+    Args:
+        inputs: ``(B, C_in, ...)``.
+        layer: to compute.
+    """
+    shared = layer.operator(inputs, layer.weight, layer.bias, **layer.arguments)
+    pairs = [layer.pair(department) for department, _ in layer.batch.present]
+    index = layer.batch.index(inputs.device)
+    downs = pad_sequence([lora_a for lora_a, _, _ in pairs], batch_first=True).index_select(0, index)
+    ups = pad_sequence([(lora_b * scale).T for _, lora_b, scale in pairs], batch_first=True).index_select(0, index)
+    narrow = downs.to(inputs.dtype) @ _strided(inputs, layer).flatten(2)
+    return torch.baddbmm(shared.flatten(2), ups.mT.to(shared.dtype), narrow).view_as(shared)
+
+
+def stacked(inputs: Tensor, layer: Layer) -> Tensor:
+    """Compute a layer by one grouped convolution, with a group and a fused weight for each sample.
+
+    Args:
+        inputs: ``(B, C_in, ...)``.
+        layer: to compute.
+    """
+    count = len(inputs)
+    weights = torch.stack([_fused(layer.weight, layer.pair(name), inputs.dtype) for name, _ in layer.batch.present])
+    if count > len(weights):
+        weights = weights.index_select(0, layer.batch.index(inputs.device))
+    bias = None if layer.bias is None else layer.bias.repeat(count)
+    joined = inputs.reshape(1, -1, *inputs.shape[2:])
+    outputs = layer.operator(joined, weights.flatten(0, 1), bias, **layer.arguments, groups=count)
+    return outputs.view(count, -1, *outputs.shape[2:])
 
 
 def factored(inputs: Tensor, layer: Layer) -> Tensor:
@@ -129,22 +170,25 @@ def factored(inputs: Tensor, layer: Layer) -> Tensor:
     """
     shared = layer.operator(inputs, layer.weight, layer.bias, **layer.arguments)
     outputs, channels, first, *rest = layer.weight.shape
-    index = layer.batch.index(inputs.device)
-    pairs = [layer.pair(department) for department, _ in layer.batch.present]
-    mixing = [(b * scale).view(outputs, first, -1).permute(2, 1, 0).reshape(-1, outputs) for _, b, scale in pairs]
-    mixed = pad_sequence(mixing, batch_first=True)[index].transpose(1, 2)
-    if is_pointwise(layer):
-        filters = pad_sequence([lora_a for lora_a, _, _ in pairs], batch_first=True)
-        narrow = filters[index].to(inputs.dtype) @ _strided(inputs, layer).flatten(2)
-    else:
-        parts = []
-        for (_, rows), (lora_a, _, _) in zip(layer.batch.present, pairs, strict=True):
-            # Filter (r, i) is row r of A over the i-th part of the weight's columns, and zero elsewhere.
-            filters = torch.einsum("rm,ij->rijm", lora_a, torch.eye(first).to(lora_a)).view(-1, channels, first, *rest)
-            part = layer.operator(inputs[rows], filters.to(inputs.dtype), None, **layer.arguments).flatten(2)
-            parts.append(nn.functional.pad(part, (0, 0, 0, mixed.shape[2] - part.shape[1])))
-        narrow = torch.cat(parts)
-    return torch.baddbmm(shared.flatten(2), mixed.to(shared.dtype), narrow).view_as(shared)
+    # Part i of the weight's columns begins at column i * channels * rest, in the middle of a channel where `first` does
+    # not divide the channels. So each part takes `width` whole channels from `low` on, and A is padded to fit them.
+    width = min(channels, -(-channels // first) + (channels % first > 0))
+    lows = [min(part * channels // first, channels - width) for part in range(first)]
+    offsets = [(part * channels - low * first) * math.prod(rest) for part, low in enumerate(lows)]
+    columns = width * first * math.prod(rest)
+    blocks = torch.cat([inputs.narrow(1, low, width) for low in lows], dim=1)
+    counts = [rows.stop - rows.start for _, rows in layer.batch.present]
+    parts = []
+    for (name, _), own, block in zip(
+        layer.batch.present, shared.flatten(2).split(counts), blocks.split(counts), strict=True
+    ):
+        lora_a, lora_b, scale = layer.pair(name)
+        padded = [nn.functional.pad(lora_a, (offset, columns - offset - lora_a.shape[1])) for offset in offsets]
+        filters = torch.cat(padded).view(-1, width, first, *rest).to(inputs.dtype)
+        narrow = layer.operator(block, filters, None, **layer.arguments, groups=first).flatten(2)
+        mixing = (lora_b * scale).view(outputs, -1).to(own.dtype).expand(len(own), -1, -1)
+        parts.append(torch.baddbmm(own, mixing, narrow))
+    return torch.cat(parts).view_as(shared)
 
 
 def is_pointwise(layer: Layer) -> bool:

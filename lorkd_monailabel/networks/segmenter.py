@@ -110,8 +110,9 @@ class Segmenter(nn.Module):
             Logits ``(B, N, X, Y, Z)``; masks are independent, there is no background.
         """
         scales, pixels = self.unet(image.expand(-1, self.unet.in_channels, -1, -1, -1))
-        coarsest = scales[-1].shape[2:]
-        pooled = torch.cat([nn.functional.adaptive_avg_pool3d(scale, coarsest) for scale in scales], dim=1)
+        # of constant size, which exporters to other formats need
+        coarse = [nn.functional.avg_pool3d(scale, self.unet.stride >> level) for level, scale in enumerate(scales)]
+        pooled = torch.cat(coarse, dim=1)
         tokens = self.projection(pooled.movedim(1, -1)).movedim(-1, 1)
         queries = self.query_projection(queries.expand(image.shape[0], -1, -1))
         masks = self.mask_embedding(self.query_decoder(queries, tokens))

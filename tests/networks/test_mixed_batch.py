@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from lorkd_monailabel.networks.low_rank import Factors
-from lorkd_monailabel.networks.mixed_batch import chosen, factored, mixed_forward, split
+from lorkd_monailabel.networks.mixed_batch import chosen, factored, mixed_forward, split, stacked
 from lorkd_monailabel.networks.mixed_layer import Convolve, Layer
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-WAYS = [split, factored, chosen]
+WAYS = [split, stacked, factored, chosen]
 
 
 class Net2d(nn.Module):

@@ -11,11 +11,19 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lorkd_monailabel.networks import mixed_batch
-from lorkd_monailabel.networks.mixed_batch import chosen, factored, mixed_forward, pointwise, split
+from lorkd_monailabel.networks.mixed_batch import (
+    chosen,
+    factored,
+    mixed_forward,
+    pointwise,
+    pointwise_factored,
+    split,
+    stacked,
+)
 from lorkd_monailabel.networks.mixed_layer import Convolve
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-WAYS = [split, factored, chosen]
+WAYS = [split, stacked, factored, chosen]
 
 
 @dataclass
@@ -74,15 +82,16 @@ def test_layer_equals_separate_passes(passes: Any, way: Convolve, case: Numbers)
         assert passes.agree(found_grads[name], grad), name
 
 
+@pytest.mark.parametrize("way", [pointwise, pointwise_factored], ids=lambda way: way.__name__)
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("axes", [1, 2, 3])
-def test_pointwise_equals_separate_passes(passes: Any, axes: int, stride: int) -> None:
+def test_pointwise_equals_separate_passes(passes: Any, axes: int, stride: int, way: Convolve) -> None:
     torch.manual_seed(0)
     layer = CONVOLUTIONS[axes](4, 6, 1, stride=stride).double()
     inputs = torch.randn(4, 4, *[5] * axes, dtype=torch.float64, requires_grad=True)
     departments = ["b", "a", "b", "c"]
     factors = passes.make_factors(layer, {"a": 1, "b": 3, "c": 2}, ["weight"])
-    found = mixed_forward(layer, inputs, departments, factors=factors, convolve=pointwise)
+    found = mixed_forward(layer, inputs, departments, factors=factors, convolve=way)
     expected = passes.separate_passes(layer, inputs, departments, factors)
     assert passes.agree(found, expected)
     found_grads = passes.gradients(found, inputs, layer, factors)
@@ -90,7 +99,7 @@ def test_pointwise_equals_separate_passes(passes: Any, axes: int, stride: int) -
         assert passes.agree(found_grads[name], grad), name
 
 
-@pytest.mark.parametrize("way", [*WAYS, pointwise], ids=lambda way: way.__name__)
+@pytest.mark.parametrize("way", [*WAYS, pointwise, pointwise_factored], ids=lambda way: way.__name__)
 @pytest.mark.parametrize("middle", [(), (3,), (3, 2)])
 def test_linear_equals_separate_passes(passes: Any, way: Convolve, middle: tuple[int, ...]) -> None:
     torch.manual_seed(0)
@@ -129,22 +138,27 @@ def test_a_department_may_leave_a_layer_as_it_is(passes: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("layer", "side", "way"),
+    ("layer", "side", "samples", "way"),
     [
-        (nn.Conv2d(4, 3, 3), 64, "split"),
-        (nn.Conv2d(4, 3, 3), 4, "factored"),
-        (nn.Conv2d(4, 3, 1), 64, "pointwise"),
-        (nn.Conv2d(4, 3, 1), 4, "factored"),
-        (nn.Conv2d(4, 3, 1, padding=1), 64, "split"),
+        (nn.Conv2d(4, 3, 3), 64, 1, "stacked"),
+        (nn.Conv2d(4, 3, 3), 64, 2, "split"),
+        (nn.Conv2d(4, 64, 3), 4, 1, "factored"),
+        (nn.Conv2d(4, 64, 3), 4, 2, "factored"),
+        (nn.Conv2d(4, 3, 1), 64, 1, "pointwise"),
+        (nn.Conv2d(4, 3, 1), 4, 1, "pointwise_factored"),
+        (nn.Conv2d(4, 3, 1, padding=1), 64, 1, "stacked"),
+        (nn.Linear(4, 3), 1, 1, "pointwise_factored"),
     ],
 )
 def test_the_way_follows_from_the_shapes(
-    passes: Any, layer: nn.Module, side: int, way: str, monkeypatch: pytest.MonkeyPatch
+    passes: Any, layer: nn.Module, side: int, samples: int, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken = []
-    for name in ("split", "factored", "pointwise"):
+    for name in ("split", "stacked", "factored", "pointwise", "pointwise_factored"):
         original = getattr(mixed_batch, name)
         monkeypatch.setattr(mixed_batch, name, lambda x, own, f=original: taken.append(f.__name__) or f(x, own))
-    factors = {name: own.float() for name, own in passes.make_factors(layer, {"a": 1, "b": 1}, ["weight"]).items()}
-    mixed_forward(layer, torch.randn(2, 4, side, side), ["a", "b"], factors=factors)
+    factors = passes.make_factors(layer.double(), {"a": 1, "b": 1}, ["weight"])
+    shape = (4,) if isinstance(layer, nn.Linear) else (4, side, side)
+    images = torch.randn(2 * samples, *shape, dtype=torch.float64)
+    mixed_forward(layer, images, ["a", "b"] * samples, factors=factors)
     assert taken == [way]
