@@ -40,7 +40,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "signed_masks": True,
     },
     # LoRKD-Nano and LoRKD-Pro of the paper; the latter is SAT-Nano's architecture.
-    "nano": {"widths": (32, 64, 128, 256, 512), "in_channels": 3, "mask_hidden": 256},
+    "nano": {"widths": (32, 64, 128, 256, 512), "in_channels": 3, "mask_hidden": 256, "token_stride": 32},
     "pro": {"widths": (64, 64, 128, 256, 512, 768), "in_channels": 3, "mask_hidden": 256},
     "sat_pro": {
         "widths": (128, 128, 256, 512, 1024, 1536),
@@ -67,6 +67,13 @@ class Segmenter(nn.Module):
         mask_hidden: hidden width between a decoded query and its mask embedding.
         signed_masks: mask embeddings of any sign and with a bias. SAT's end in a GELU: over pixel features that are
             hardly negative they make logits that are hardly negative either, which takes long to train from scratch.
+        token_stride: voxels of the image for one token, along each axis; a multiple of the U-Net's coarsest scale.
+
+    Attributes:
+        stride: sides of an image must be multiples of it.
+
+    Raises:
+        ValueError: a token stride that the scales can't be pooled to.
     """
 
     def __init__(
@@ -79,8 +86,12 @@ class Segmenter(nn.Module):
         projection_hidden: int,
         mask_hidden: int,
         signed_masks: bool,
+        token_stride: int,
     ) -> None:
         super().__init__()
+        if token_stride < 1 or token_stride % unet.stride:
+            raise ValueError(f"token_stride {token_stride} must be a multiple of {unet.stride}, the coarsest scale's")
+        self.stride = token_stride
         self.unet = unet
         self.query_decoder = query_decoder
         self.query_projection = nn.Identity() if query_dim == dim else nn.Linear(query_dim, dim)
@@ -103,7 +114,7 @@ class Segmenter(nn.Module):
         """Segment.
 
         Args:
-            image: ``(B, C, X, Y, Z)``; X, Y and Z multiples of ``unet.stride``. One grey channel is repeated.
+            image: ``(B, C, X, Y, Z)``; X, Y and Z multiples of ``stride``. One grey channel is repeated.
             queries: ``(N, query_dim)`` for all images, or ``(B, N, query_dim)``.
 
         Returns:
@@ -111,7 +122,7 @@ class Segmenter(nn.Module):
         """
         scales, pixels = self.unet(image.expand(-1, self.unet.in_channels, -1, -1, -1))
         # of constant size, which exporters to other formats need
-        coarse = [nn.functional.avg_pool3d(scale, self.unet.stride >> level) for level, scale in enumerate(scales)]
+        coarse = [nn.functional.avg_pool3d(scale, self.stride >> level) for level, scale in enumerate(scales)]
         pooled = torch.cat(coarse, dim=1)
         tokens = self.projection(pooled.movedim(1, -1)).movedim(-1, 1)
         queries = self.query_projection(queries.expand(image.shape[0], -1, -1))
@@ -138,6 +149,7 @@ def build_segmenter(
     projection_hidden: int | None = None,
     mask_hidden: int | None = None,
     signed_masks: bool = False,
+    token_stride: int | None = None,
 ) -> Segmenter:
     """Build a segmenter of a named size, or of the numbers given.
 
@@ -156,6 +168,7 @@ def build_segmenter(
         projection_hidden: see ``Segmenter``; ``dim`` if not given.
         mask_hidden: see ``Segmenter``; ``dim`` if not given.
         signed_masks: see ``Segmenter``.
+        token_stride: see ``Segmenter``; the stride of the coarsest scale if not given.
 
     Raises:
         ValueError: an unknown size, or fewer than two widths.
@@ -166,12 +179,14 @@ def build_segmenter(
         return build_segmenter(**SIZES[size])
     if len(widths) < 2:
         raise ValueError(f"a segmenter needs at least two widths, got {list(widths)}; set network.widths")
+    unet = UNet(in_channels=in_channels, widths=widths, convs=convs, kernel_size=kernel_size)
     return Segmenter(
-        UNet(in_channels=in_channels, widths=widths, convs=convs, kernel_size=kernel_size),
+        unet,
         QueryDecoder(dim, layers=layers, heads=heads, feedforward=feedforward, dropout=dropout),
         query_dim=query_dim,
         dim=dim,
         projection_hidden=projection_hidden or dim,
         mask_hidden=mask_hidden or dim,
         signed_masks=signed_masks,
+        token_stride=unet.stride if token_stride is None else token_stride,
     )

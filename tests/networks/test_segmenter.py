@@ -103,3 +103,21 @@ def test_refuses_what_is_no_size() -> None:
         build_segmenter("huge")
     with pytest.raises(ValueError, match=r"at least two widths, got \[8\]; set network.widths"):
         build_segmenter(widths=(8,))
+
+
+def test_tokens_may_be_coarser_than_the_coarsest_scale() -> None:
+    numbers = {"widths": (2, 4), "query_dim": 8, "dim": 12, "heads": 2, "layers": 1, "feedforward": 8}
+    segmenter = build_segmenter(**numbers, token_stride=4).eval()
+    assert (segmenter.stride, segmenter.unet.stride) == (4, 2)
+    seen = []
+    segmenter.projection.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    image = torch.randn(1, 1, 8, 4, 12)
+    assert segmenter(image, torch.randn(3, 8)).shape == (1, 3, 8, 4, 12)
+    assert seen[0].shape == (1, 2, 1, 3, 6)
+    scales, _ = segmenter.unet(image)
+    torch.testing.assert_close(seen[0][0, 1, 0, 2, 2:], scales[1][0, :, 2:4, :2, 4:6].mean((1, 2, 3)))
+    assert build_segmenter(**numbers).stride == 2
+    assert SIZES["nano"]["token_stride"] == 32  # LoRKD-Nano has five scales and pools to SAT's 1/32 all the same
+    for wrong in (0, 1, 3):
+        with pytest.raises(ValueError, match=f"token_stride {wrong} must be a multiple of 2"):
+            build_segmenter(**numbers, token_stride=wrong)

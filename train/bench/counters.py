@@ -1,8 +1,8 @@
 """Counters of parameters, operations and bytes for networks on torch's meta device, which keeps shapes only."""
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from math import prod
 from typing import Any, TypeAlias
 
@@ -22,9 +22,6 @@ PATCH = (288, 288, 96)
 
 QUERIES = 16
 """As many as the paper trained with at a time; its count does not say."""
-
-TOKEN_STRIDE = 32
-"""Voxels of the image for one token in SAT and in both of the paper's students, along each axis."""
 
 Shape: TypeAlias = tuple[int, int, int]
 
@@ -112,21 +109,6 @@ def thop_operations(segmenter: Segmenter, shape: Shape = PATCH, queries: int = Q
             hooks.callback(module.register_forward_hook(count).remove)
         forward(segmenter, shape, queries)
     return total
-
-
-@contextmanager
-def pooled(segmenter: Segmenter, shape: Shape) -> Iterator[None]:
-    """Pool what becomes tokens to a stride of ``TOKEN_STRIDE``, as the paper's networks do, whatever their scales."""
-    x, y, z = (max(1, length // TOKEN_STRIDE) for length in shape)
-
-    def pool(module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
-        return nn.functional.adaptive_avg_pool3d(inputs[0].movedim(-1, 1), (x, y, z)).movedim(1, -1)
-
-    handle = segmenter.projection.register_forward_pre_hook(pool)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def saved_bytes(run: Callable[[], Tensor], *, leave_out: Iterable[Tensor] = ()) -> int:
