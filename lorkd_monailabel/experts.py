@@ -12,6 +12,7 @@ from torch import Tensor
 from lorkd_monailabel.networks import nested
 from lorkd_monailabel.networks.low_rank import Factors, delta_weight
 from lorkd_monailabel.networks.segmenter import Segmenter, build_segmenter
+from lorkd_monailabel.volumes import three
 
 
 @dataclass(frozen=True)
@@ -21,18 +22,24 @@ class Base:
     Attributes:
         network: the numbers that ``build_segmenter`` takes.
         weights: name -> tensor of the plain network.
-        window: voxels along each axis that the network was trained on.
+        window: voxels that the network was trained on, along X, Y and Z; one number stands for three equal ones.
         query_space: ``QueryTable.space`` of the table it was trained with.
         revision: number in its store; 0 before publication.
         about: what else to write down: sources, training, licence.
+        intensities: that it was trained on, ``fixed`` or ``sat``; see ``volumes.normalise``.
     """
 
     network: dict[str, Any]
     weights: dict[str, Tensor]
-    window: int
+    window: tuple[int, int, int]
     query_space: str
     revision: int = 0
     about: dict[str, Any] = field(default_factory=dict)
+    intensities: str = "fixed"
+
+    def __post_init__(self) -> None:
+        """Makes three numbers of one."""
+        object.__setattr__(self, "window", three(self.window))
 
     @cached_property
     def sha256(self) -> str:
@@ -51,7 +58,7 @@ class Expert:
         scales: weight name -> scale of its delta.
         ranks: weight name -> rank.
         norms: weight name -> the department's own copy, in place of the base's.
-        spacing_mm: of the grid it was trained on.
+        spacing_mm: of the grid it was trained on, along X, Y and Z; one number stands for three equal ones.
         structures: trained on, in display order.
         revision: number in its store; 0 before publication.
         parent: revision it was trained from; 0 for none.
@@ -64,13 +71,18 @@ class Expert:
     factors: dict[str, tuple[Tensor, Tensor]]
     scales: dict[str, float]
     ranks: dict[str, int]
-    spacing_mm: float
+    spacing_mm: tuple[float, float, float]
     structures: tuple[str, ...]
     norms: dict[str, Tensor] = field(default_factory=dict)
     revision: int = 0
     parent: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Makes three numbers of one."""
+        x, y, z = three(self.spacing_mm)
+        object.__setattr__(self, "spacing_mm", (float(x), float(y), float(z)))
 
     @property
     def rank(self) -> int:
@@ -155,7 +167,7 @@ def extract(
     *,
     department: str,
     base_sha256: str,
-    spacing_mm: float,
+    spacing_mm: float | tuple[float, float, float],
     structures: Sequence[str],
     norms: Mapping[str, Tensor] | None = None,
     parent: int = 0,
@@ -168,7 +180,7 @@ def extract(
         factors: trained.
         department: id.
         base_sha256: of the base as it is stored.
-        spacing_mm: of the grid.
+        spacing_mm: of the grid; one number, or one for each axis.
         structures: trained on.
         norms: the department's own copies of the base's tensors.
         parent: revision that training started from; 0 for none.
@@ -185,7 +197,7 @@ def extract(
         factors=pairs,
         scales=dict(factors.scales),
         ranks=dict(factors.ranks),
-        spacing_mm=spacing_mm,
+        spacing_mm=three(spacing_mm),
         structures=tuple(structures),
         norms=dict(norms or {}),
         parent=parent,
@@ -282,5 +294,5 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)  # no copy: weights are large
     return digest.hexdigest()

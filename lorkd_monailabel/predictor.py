@@ -22,8 +22,8 @@ from lorkd_monailabel.networks.segmenter import Segmenter
 from lorkd_monailabel.prompts import Target
 from lorkd_monailabel.sliding_window import sliding_window
 from lorkd_monailabel.store import ExpertStore
-from lorkd_monailabel.text_encoder import QUERIES, QueryTable
-from lorkd_monailabel.volumes import Grid, Volume, canonical_grid, normalise, resample
+from lorkd_monailabel.text_encoder import QueryTable
+from lorkd_monailabel.volumes import Grid, Volume, canonical_image, resample
 
 OVERLAP = 0.5
 NETWORKS_BUDGET_BYTES = 2 * 1024**3
@@ -72,7 +72,7 @@ class Predictor:
     Args:
         store: of experts and bases.
         device: a torch device.
-        queries: table of query vectors; the package's own if not given.
+        queries: table of query vectors for all bases; if not given, the store's for each base's query space.
         networks_budget_bytes: most memory for fused networks that are kept; at least one is.
     """
 
@@ -86,7 +86,7 @@ class Predictor:
     ) -> None:
         self.store = store
         self.device = torch.device(device)
-        self.queries = queries or QueryTable.load(QUERIES)
+        self.queries = queries
         self.networks_budget_bytes = networks_budget_bytes
         self._base: Base | None = None
         self._networks: OrderedDict[tuple[str, int], Fused] = OrderedDict()
@@ -115,15 +115,16 @@ class Predictor:
             raise ValueError(self._nobody_knows(targets))
         segments = [Segment(value, target.structure) for value, target in enumerate(known, start=1)]
         experts = {name: self.fused(name) for name in dict.fromkeys(target.structure.department for target in known)}
-        images: dict[float, tuple[Tensor, Grid]] = {}
+        images: dict[tuple[object, ...], tuple[Tensor, Grid]] = {}
 
         def probabilities() -> Iterator[tuple[Segment, np.ndarray]]:
             for department, fused in experts.items():
-                if fused.spacing_mm not in images:
-                    images[fused.spacing_mm] = self._canonical(volume, fused.spacing_mm)
-                image, grid = images[fused.spacing_mm]
+                seen = fused.spacing_mm, fused.intensities
+                if seen not in images:
+                    images[seen] = canonical_image(volume, *seen, device=str(self.device))
+                image, grid = images[seen]
                 own = [segment for segment in segments if segment.structure.department == department]
-                queries = self.queries.queries([segment.structure.name for segment in own], volume.modality)
+                queries = fused.queries.queries([segment.structure.name for segment in own], volume.modality)
                 tell = None if progress is None else partial(progress, department)
                 maps = self._masks(fused, image, queries.to(self.device), tell)
                 for segment, mask in zip(own, maps, strict=True):
@@ -152,22 +153,18 @@ class Predictor:
         base = self._base
         if base is None or base.sha256 != expert.base_sha256:
             base = self._base = self.store.base(expert.base_sha256)
-        if base.query_space != self.queries.space:
+        queries = self.store.queries(base.query_space) if self.queries is None else self.queries
+        if base.query_space != queries.space:
             raise ValueError(
                 f"base {expert.base_sha256[:12]} was trained with other query vectors than the table's; "
                 "give the query table it was trained with"
             )
         network = fused_network(base, expert).to(self.device)
-        return Fused(network, expert.revision, expert.spacing_mm, base.window)
+        return Fused(network, expert.revision, expert.spacing_mm, base.window, base.intensities, queries)
 
     def _kept_bytes(self) -> int:
         tensors = {p.data_ptr(): p.nbytes for fused in self._networks.values() for p in fused.network.parameters()}
         return sum(tensors.values())
-
-    def _canonical(self, volume: Volume, spacing_mm: float) -> tuple[Tensor, Grid]:
-        grid = canonical_grid(volume.grid, spacing_mm)
-        image = torch.from_numpy(normalise(volume.array, volume.modality))[None]
-        return resample(image.to(self.device), volume.grid, grid, "linear"), grid
 
     def _masks(
         self, fused: "Fused", image: Tensor, queries: Tensor, progress: Callable[[int, int], bool] | None
@@ -177,8 +174,9 @@ class Predictor:
                 logits = fused.network(windows.to(memory_format=torch.channels_last_3d), queries)
             return logits.float().sigmoid()
 
-        stride = fused.network.unet.stride
-        window = [-(-min(fused.window, size) // stride) * stride for size in image.shape[1:]]
+        stride = fused.network.stride
+        sizes = zip(fused.window, image.shape[1:], strict=True)
+        window = [-(-min(most, size) // stride) * stride for most, size in sizes]
         return sliding_window(image, call, window=(window[0], window[1], window[2]), overlap=OVERLAP, progress=progress)
 
     def _nobody_knows(self, targets: Sequence[Target]) -> str:
@@ -191,12 +189,23 @@ class Predictor:
 
 @dataclass(frozen=True)
 class Fused:
-    """The plain network of one expert, with what its use needs: revision, spacing of its grid, window in voxels."""
+    """The plain network of one expert, with what its use needs.
+
+    Attributes:
+        network: in evaluation mode.
+        revision: of the expert.
+        spacing_mm: of its grid, along X, Y and Z.
+        window: in voxels, along X, Y and Z.
+        intensities: of the image; see ``volumes.normalise``.
+        queries: table of its query vectors.
+    """
 
     network: Segmenter
     revision: int
-    spacing_mm: float
-    window: int
+    spacing_mm: tuple[float, float, float]
+    window: tuple[int, int, int]
+    intensities: str
+    queries: QueryTable
 
 
 def has_fast_bf16(device: torch.device) -> bool:

@@ -6,11 +6,12 @@ rolling back publishes an old revision anew. An expert names its base by SHA-256
 file's header, readable without the tensors. Nothing in a file is ever executed.
 """
 
+import hashlib
 import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -20,61 +21,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lorkd_monailabel import text_encoder
 from lorkd_monailabel.departments import department as find_department
 from lorkd_monailabel.departments import departments
 from lorkd_monailabel.experts import Base, Expert
+from lorkd_monailabel.headers import check, completed
+from lorkd_monailabel.text_encoder import QueryTable
 
 FORMAT = "lorkd/1"
 BASE = "base"
+QUERIES = "queries"
 _FILE = re.compile(r"(\d{4,})\.safetensors")
-_BASE_FIELDS = ("network", "window", "query_space", "revision", "about")
+_BASE_FIELDS = ("network", "window", "query_space", "revision", "about", "intensities")
 _EXPERT_FIELDS = tuple(field.name for field in fields(Expert) if field.name not in ("factors", "norms"))
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _is_whole(value: object) -> bool:
-    return type(value) is int
-
-
-def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and -1e30 < value < 1e30  # type: ignore[operator]
-
-
-def _is_table(value: object) -> bool:
-    return isinstance(value, dict)
-
-
-def _is_table_of_numbers(value: object) -> bool:
-    return isinstance(value, dict) and all(map(_is_number, value.values()))
-
-
-def _is_list_of_texts(value: object) -> bool:
-    return isinstance(value, list) and all(map(_is_text, value))
-
-
-_BASE_RULES: dict[str, Callable[[object], bool]] = {
-    "sha256": _is_text,
-    "network": _is_table,
-    "window": _is_whole,
-    "query_space": _is_text,
-    "revision": _is_whole,
-    "about": _is_table,
-}
-_EXPERT_RULES: dict[str, Callable[[object], bool]] = {
-    "department": _is_text,
-    "base_sha256": _is_text,
-    "scales": _is_table_of_numbers,
-    "ranks": lambda value: isinstance(value, dict) and all(map(_is_whole, value.values())),
-    "spacing_mm": _is_number,
-    "structures": _is_list_of_texts,
-    "revision": _is_whole,
-    "parent": _is_whole,
-    "metrics": _is_table_of_numbers,
-    "about": _is_table,
-}
 
 
 class ExpertStore:
@@ -180,9 +139,58 @@ class ExpertStore:
                 return revision
         return self._append(BASE, base_header(base, "base"), base.weights)
 
+    def publish_queries(self, table: QueryTable) -> Path:
+        """Keep the query table that a base was trained with, and return its file.
+
+        One of the same space gives way to a table that has all of its names, for rows may be added to a space.
+
+        Raises:
+            ValueError: the table lacks a name that the kept one has.
+        """
+        path = self._queries_path(table.space)
+        if path.exists():
+            lost = [name for name in QueryTable.load(path).names if name not in table]
+            if lost:
+                raise ValueError(f"{path} has a query of {lost[0]!r}, which the new table lacks; extend the one there")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".draft-")
+        os.close(handle)
+        try:
+            table.save(draft)
+            with open(draft, "rb+") as file:
+                os.fsync(file.fileno())
+            os.chmod(draft, 0o644)
+            os.replace(draft, path)
+        finally:
+            Path(draft).unlink(missing_ok=True)
+        return path
+
+    def queries(self, space: str) -> QueryTable:
+        """Give the table of a query space: the package's own, or the one published here.
+
+        Raises:
+            ValueError: neither is of that space, or the file is damaged.
+        """
+        own = QueryTable.load(text_encoder.QUERIES)
+        if own.space == space:
+            return own
+        path = self._queries_path(space)
+        if path.is_file():
+            table = QueryTable.load(path)
+            if table.space == space:
+                return table
+        raise ValueError(
+            f"query space {space[:12]!r} of a base is neither that of the package's own table nor that of one in "
+            f"{path.parent}; publish the query table that the base was trained with"
+        )
+
+    def _queries_path(self, space: str) -> Path:
+        name = space[:16] if space.isalnum() and space.isascii() else hashlib.sha256(space.encode()).hexdigest()[:16]
+        return self.folder / QUERIES / f"{name}.safetensors"
+
     def _append(self, name: str, header: dict[str, Any], tensors: Mapping[str, Tensor]) -> int:
         folder = self.folder / _folder_name(name)
-        _check(json.loads(json.dumps(header)), folder)  # what could not be read again must not be the newest
+        check(json.loads(json.dumps(header)), folder)  # what could not be read again must not be the newest
         folder.mkdir(parents=True, exist_ok=True)
         while True:
             number = (self.newest(name) or 0) + 1
@@ -254,16 +262,9 @@ def _read_header(path: Path, kind: str) -> dict[str, Any]:
         raise ValueError(f"{path} is not of format {FORMAT}; it was not written by this program")
     if header.get("kind") != kind:
         raise ValueError(f"{path} is of kind {str(header.get('kind'))[:40]}, not {kind}; give the right file")
-    _check(header, path)
+    header = completed(header)
+    check(header, path)
     return header
-
-
-def _check(header: dict[str, Any], path: Path) -> None:
-    for name, rule in (_EXPERT_RULES if header["kind"] == "expert" else _BASE_RULES).items():
-        if not rule(header.get(name)):
-            raise ValueError(f"{path} can't have {str(header.get(name))[:40]!r} as {name!r}; publish it anew")
-    if header["kind"] == "expert" and header["scales"].keys() != header["ranks"].keys():
-        raise ValueError(f"{path} can't have scales and ranks of different weights; publish it anew")
 
 
 @lru_cache(maxsize=1024)

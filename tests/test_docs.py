@@ -43,13 +43,13 @@ def test_every_network_size_is_in_the_readme(root):
 def test_what_the_readme_names_exists(root):
     readme = (root / "README.md").read_text(encoding="utf-8")
     configs = set(re.findall(r"train/configs/\w+\.toml", readme))
-    recipes = set(re.findall(r"-m train\.(\w+)", readme))
+    recipes = set(re.findall(r"-m train\.([\w.]*\w)", readme))
     links = set(re.findall(r"\]\((?!http|#)([^)#]+)\)", readme))
     assert configs
     assert recipes
     assert links
     missing = [path for path in configs | links if not (root / path).exists()]
-    missing += [recipe for recipe in recipes if not (root / "train" / f"{recipe}.py").exists()]
+    missing += [recipe for recipe in recipes if not (root / "train" / f"{recipe.replace('.', '/')}.py").exists()]
     assert missing == []
 
 

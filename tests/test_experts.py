@@ -132,7 +132,7 @@ def test_extracted_expert_is_a_copy(tiny_base: Base) -> None:
         parent=4,
         about={"cases": 2},
     )
-    assert (expert.department, expert.base_sha256, expert.spacing_mm) == ("spine", "a" * 64, 1.5)
+    assert (expert.department, expert.base_sha256, expert.spacing_mm) == ("spine", "a" * 64, (1.5, 1.5, 1.5))
     assert (expert.structures, expert.revision, expert.parent) == (("L1 vertebra",), 0, 4)
     assert (expert.ranks, expert.scales, expert.about) == ({CONVOLUTION: 2}, {CONVOLUTION: 8.0}, {"cases": 2})
     pair = expert.factors[CONVOLUTION]

@@ -218,6 +218,45 @@ def test_refuses_a_table_of_another_space(store: ExpertStore, volume: Volume, ta
         predictor.segment(volume, targets("liver"))
 
 
+def test_takes_the_stores_table_of_the_bases_space(
+    tmp_path: Path, tiny_base: Base, make_expert: MakeExpert, volume: Volume, table: QueryTable
+) -> None:
+    store = ExpertStore(tmp_path / "other")
+    store.publish_base(replace(tiny_base, query_space="another"))
+    store.publish(make_expert())
+    predictor, asked = Predictor(store), targets("liver")
+    with pytest.raises(ValueError, match="publish the query table that the base was trained with"):
+        predictor.segment(volume, asked)
+    other = replace(table, space="another", vectors=-table.vectors)
+    store.publish_queries(other)
+    labels = predictor.segment(volume, asked).label_map.array
+    assert np.array_equal(labels, Predictor(store, queries=other).segment(volume, asked).label_map.array)
+    same = Predictor(store, queries=replace(table, space="another")).segment(volume, asked).label_map.array
+    assert not np.array_equal(labels, same)
+
+
+def test_a_base_with_sats_settings_sees_sats_image(
+    tmp_path: Path, tiny_base: Base, make_expert: MakeExpert, volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictor_module, "has_fast_bf16", lambda device: False)
+    store = ExpertStore(tmp_path / "sat")
+    store.publish_base(replace(tiny_base, window=(8, 8, 4), intensities="sat"))
+    store.publish(make_expert(spacing_mm=(2, 2, 3)))
+    seen: list[tuple[torch.Tensor, tuple[int, int, int]]] = []
+
+    def look(image: torch.Tensor, network: object, *, window: tuple[int, int, int], **_: object) -> torch.Tensor:
+        seen.append((image, window))
+        return torch.zeros(1, *image.shape[1:])
+
+    monkeypatch.setattr(predictor_module, "sliding_window", look)
+    Predictor(store).segment(volume, targets("liver"))
+    ((image, window),) = seen
+    grid = canonical_grid(volume.grid, (2, 2, 3))
+    resampled = resample(torch.from_numpy(volume.array)[None], volume.grid, grid, "linear").numpy()
+    assert np.array_equal(image.numpy(), normalise(resampled, "ct", "sat"))
+    assert (tuple(image.shape), tuple(window)) == ((1, 9, 12, 8), (8, 8, 4))
+
+
 def test_refuses_an_expert_whose_base_is_not_there(
     store: ExpertStore, volume: Volume, tiny_base: Base, make_expert: MakeExpert
 ) -> None:

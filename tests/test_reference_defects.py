@@ -194,8 +194,8 @@ def test_cls_and_seg_have_a_warm_up() -> None:
 
 
 def test_cls_every_recipe_is_run_by_a_test(root: Path) -> None:
-    tested = "".join(path.read_text() for path in (root / "tests" / "train").glob("test_*.py"))
-    recipes = [path.stem for path in (root / "train").glob("*.py") if "= parse(" in path.read_text()]
+    tested = "".join(path.read_text(encoding="utf-8") for path in (root / "tests" / "train").glob("test_*.py"))
+    recipes = [path.stem for path in (root / "train").glob("*.py") if "= parse(" in path.read_text(encoding="utf-8")]
     assert {"decompose", "evaluate", "finetune", "pretrain"} <= set(recipes)
     for recipe in recipes:
         assert f"{recipe}.main(" in tested or f"train.{recipe}" in tested, recipe

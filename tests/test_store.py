@@ -14,6 +14,7 @@ import torch
 from lorkd_monailabel import store as store_module
 from lorkd_monailabel.experts import Base, Expert
 from lorkd_monailabel.store import ExpertStore, base_header, load_base, write_file
+from lorkd_monailabel.text_encoder import QueryTable
 
 MakeExpert = Callable[..., Expert]
 
@@ -59,10 +60,11 @@ def test_a_base_comes_back_as_it_was_published(store: ExpertStore, tiny_base: Ba
     base = store.base()
     assert base.revision == 1
     assert base.sha256 == tiny_base.sha256
-    assert (base.network, base.window, base.query_space) == (
+    assert (base.network, base.window, base.query_space, base.intensities) == (
         json.loads(json.dumps(tiny_base.network)),
-        tiny_base.window,
+        (8, 8, 8),
         tiny_base.query_space,
+        "fixed",
     )
     assert all(torch.equal(base.weights[name], tensor) for name, tensor in tiny_base.weights.items())
 
@@ -229,7 +231,7 @@ def test_content_of_a_tiny_file_is_golden(store: ExpertStore, make_expert: MakeE
         "format": "lorkd/1",
         "header": '{"about": {}, "base_sha256": "' + tiny_base.sha256 + '", "department": "abdomen", '
         '"kind": "expert", "metrics": {}, "parent": 0, "ranks": {"w": 2}, "revision": 1, "scales": {"w": 8.0}, '
-        '"spacing_mm": 3.0, "structures": ["liver", "spleen"]}',
+        '"spacing_mm": [3.0, 3.0, 3.0], "structures": ["liver", "spleen"]}',
     }
     assert header == {
         "lora_a.w": {"dtype": "F32", "shape": [1, 4], "data_offsets": [0, 16]},
@@ -237,3 +239,55 @@ def test_content_of_a_tiny_file_is_golden(store: ExpertStore, make_expert: MakeE
         "norms.n": {"dtype": "F16", "shape": [3], "data_offsets": [24, 30]},
     }
     assert data[8 + length :] == struct.pack("<6f", 0, 1, 2, 3, 0.5, -2) + struct.pack("<3e", 1, 1, 1)
+
+
+def test_files_written_before_have_one_number_for_all_axes_and_fixed_intensities(
+    store: ExpertStore, tiny_base: Base, make_expert: MakeExpert
+) -> None:
+    expert = make_expert(spacing_mm=(1, 1, 3))
+    store.publish(expert)
+    assert store.load("abdomen").spacing_mm == (1.0, 1.0, 3.0)
+    old_base = {**base_header(tiny_base, "base"), "window": 96, "revision": 2}
+    del old_base["intensities"]
+    write_file(store.folder / "base" / "0002.safetensors", old_base, tiny_base.weights)
+    base = store.base()
+    assert (base.revision, base.window, base.intensities) == (2, (96, 96, 96), "fixed")
+    assert store.header("base")["window"] == [96, 96, 96]
+    path = store.path("abdomen")
+    header = {**store.header("abdomen"), "spacing_mm": 2, "revision": 2}
+    write_file(path.with_name("0002.safetensors"), header, store_module.load_file(path))
+    assert store.load("abdomen").spacing_mm == (2.0, 2.0, 2.0)
+
+
+def test_the_shipped_store_loads_as_before() -> None:
+    shipped = ExpertStore(Path(store_module.__file__).parent / "weights" / "store")
+    assert shipped.base().window == (40, 40, 40)
+    assert shipped.base().intensities == "fixed"
+    assert shipped.load("brain").spacing_mm == (1.5, 1.5, 1.5)
+
+
+def test_settings_of_sat_come_back(store: ExpertStore, tiny_base: Base) -> None:
+    weights = {name: tensor + 1 for name, tensor in tiny_base.weights.items()}
+    store.publish_base(replace(tiny_base, weights=weights, window=(288, 288, 96), intensities="sat"))
+    assert (store.base().window, store.base().intensities) == ((288, 288, 96), "sat")
+
+
+def test_query_tables_are_kept_by_their_space(store: ExpertStore, table: QueryTable) -> None:
+    other = replace(table, space="ab" * 32)
+    path = store.publish_queries(other)
+    assert path == store.folder / "queries" / "abababababababab.safetensors"
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert torch.equal(store.queries(other.space).vectors, table.vectors)
+    assert store.queries(table.space).space == table.space  # the package's own, which the store lacks
+    longer = replace(other, names=(*other.names, "tail"), vectors=torch.cat((other.vectors, other.vectors[:1])))
+    store.publish_queries(longer)
+    assert "tail" in store.queries(other.space)
+    before = contents(store.folder)
+    with pytest.raises(ValueError, match="has a query of 'tail', which the new table lacks; extend the one there"):
+        store.publish_queries(other)
+    # Equal beginnings do not make equal spaces, and a space is no path.
+    for space in ("ab" * 31 + "cd", "../../queries/abababababababab", "cd" * 32, ""):
+        with pytest.raises(ValueError, match=r"of a base is neither that of the package's own table nor"):
+            store.queries(space)
+    assert contents(store.folder) == before
+    assert store.departments() == ()

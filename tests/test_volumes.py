@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from lorkd_monailabel.intensities import normalise
 from lorkd_monailabel.volumes import (
     Grid,
+    Volume,
     canonical_grid,
-    guess_modality,
-    normalise,
+    canonical_image,
     resample,
+    three,
 )
 
 
@@ -242,35 +244,26 @@ def test_resample_refuses() -> None:
         resample(tensor, grid, grid, "cubic")  # type: ignore[arg-type]
 
 
-def test_normalise_ct_by_hand() -> None:
-    array = np.array([-1000, -500, 50, 250, 1000, 3000], dtype=np.int16)
-    result = normalise(array, "ct")
-    assert result.dtype == np.float32
-    np.testing.assert_allclose(result, [-2.75, -2.75, 0, 1, 4.75, 4.75])
-    assert array[0] == -1000
+def test_three_numbers_of_one() -> None:
+    assert three(96) == (96, 96, 96)
+    assert three(1.5) == (1.5, 1.5, 1.5)
+    assert three([288, 288, 96]) == three((288, 288, 96)) == (288, 288, 96)
+    for wrong in ((1, 2), "333", [1, "2", 3], ()):
+        with pytest.raises(ValueError, match="must be one number or three, one for each axis"):
+            three(wrong)  # type: ignore[type-var]
 
 
-def test_normalise_mri_is_a_clipped_z_score() -> None:
-    array = np.random.default_rng(1).normal(400, 60, (20, 20, 20)).astype(np.float32)
-    array[0, 0, 0] = 1e6
-    before = array.copy()
-    result = normalise(array, "mri")
-    assert result.dtype == np.float32
-    assert np.array_equal(array, before)
-    assert abs(float(result.mean())) < 1e-4
-    assert float(result.std()) == pytest.approx(1, abs=1e-4)
-    assert float(result.max()) < 3
-    assert np.array_equal(normalise(np.full((2, 2, 2), 7.0), "mri"), np.zeros((2, 2, 2)))
-    assert normalise(np.zeros((0, 3, 3)), "mri").shape == (0, 3, 3)
-    with pytest.raises(ValueError, match="must be ct or mri"):
-        normalise(array, "pet")
-
-
-def test_guess_modality() -> None:
-    ct = np.full((10, 10, 10), 40.0)
-    ct[:1] = -1000
-    assert guess_modality(ct) == "ct"
-    mri = np.full((10, 10, 10), 40.0)
-    mri[0, 0, :5] = -600  # the overshoot of a spline, in half a percent of the voxels
-    assert guess_modality(mri) == "mri"
-    assert guess_modality(np.zeros((0,))) == "mri"
+def test_canonical_image_in_both_intensities() -> None:
+    grid = oblique_grid()
+    array = np.random.default_rng(0).normal(0, 400, grid.shape).astype(np.float32)
+    array.setflags(write=False)
+    volume = Volume(array, grid, "ct")
+    fixed, own = canonical_image(volume, 2.0)
+    assert own == canonical_grid(grid, 2.0)
+    before = torch.from_numpy(normalise(array, "ct"))[None]
+    assert torch.equal(fixed, resample(before, grid, own, "linear"))
+    sat, own = canonical_image(volume, (1, 1, 3), "sat")
+    assert own == canonical_grid(grid, (1, 1, 3))
+    after = resample(torch.from_numpy(array.copy())[None], grid, own, "linear").numpy()
+    np.testing.assert_array_equal(sat.numpy(), normalise(after, "ct", "sat"))
+    assert sat.shape == (1, *own.shape)

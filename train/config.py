@@ -18,10 +18,11 @@ class DataConfig:
         splits: keep these.
         sources: keep these; empty keeps all.
         limit: most cases of a source for each department; 0 keeps all.
-        spacing_mm: department -> spacing of its grid; ``default`` for the others.
+        spacing_mm: department -> spacing of its grid, one number or three; ``default`` for the others.
         weights: department -> how often it is drawn; ``default`` for the others.
-        patch: voxels along each axis.
+        patch: voxels along each axis, one number or three.
         max_queries: structures asked for at once.
+        intensities: that the networks see, ``fixed`` or ``sat``, see ``lorkd_monailabel.volumes.normalise``.
         all_structures: ask for structures of other departments too where the case has them; an expert never does.
         augment: vary geometry and intensities.
         workers: processes that make samples.
@@ -32,10 +33,11 @@ class DataConfig:
     splits: list[str] = field(default_factory=lambda: ["train"])
     sources: list[str] = field(default_factory=list)
     limit: int = 0
-    spacing_mm: dict[str, float] = field(default_factory=lambda: {"default": 3.0})
+    spacing_mm: dict[str, float | list[float]] = field(default_factory=lambda: {"default": 3.0})
     weights: dict[str, float] = field(default_factory=lambda: {"default": 1.0})
-    patch: int = 64
+    patch: int | list[int] = 64
     max_queries: int = 16
+    intensities: str = "fixed"
     all_structures: bool = False
     augment: bool = True
     workers: int = 1
@@ -44,11 +46,12 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """A foundation trained from scratch."""
+    """A foundation trained from scratch; ``queries`` is the path of its query table, empty for the package's own."""
 
     data: DataConfig
     output: str
     network: str = "toy_foundation"
+    queries: str = ""
     steps: int = 1000
     batch_size: int = 8
     learning_rate: float = 1e-3
@@ -59,13 +62,16 @@ class PretrainConfig:
 
 @dataclass(frozen=True)
 class DecomposeConfig:
-    """Base and experts from a foundation (LoRKD, Algorithm 1).
+    """Base and experts from a teacher (LoRKD, Algorithm 1).
 
     Attributes:
         data: cases.
-        foundation: its file.
         output: folder of the run's state.
         store: where base and experts are published.
+        teacher: path of a foundation, a MONAI Bundle, a TorchScript or an exported program; or ``precomputed``: the
+            masks that the lines of the cases name.
+        foundation: another name of ``teacher``.
+        queries: path of the query table of the students and of a foundation; empty for the package's own.
         network: size of the base.
         rank: of every expert; r of Eq. 2 where the rule is ``loss_reduction``.
         rank_rule: ``equal`` (LoRKD) or ``loss_reduction`` of the warm-up (LoRKD*).
@@ -91,9 +97,11 @@ class DecomposeConfig:
     """
 
     data: DataConfig
-    foundation: str
     output: str
     store: str
+    teacher: str = ""
+    foundation: str = ""
+    queries: str = ""
     network: str = "toy"
     rank: int = 8
     rank_rule: str = "equal"
@@ -123,7 +131,7 @@ class FinetuneConfig:
     """Retraining of one department's expert.
 
     Attributes:
-        data: cases; the spacing is the expert's own.
+        data: cases; spacing and intensities are those of the expert and its base.
         department: id.
         store: of the expert; the new revision is published there.
         output: folder of the run's state.

@@ -2,26 +2,39 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from lorkd_monailabel.learning.cases import Case, PreparedCase, departments_of, prepare, read_cases
 from lorkd_monailabel.learning.samples import Samples
+from lorkd_monailabel.networks.segmenter import SIZES, build_segmenter
+from lorkd_monailabel.text_encoder import QUERIES, QueryTable
+from lorkd_monailabel.volumes import three
 from train.config import DataConfig
 
 
-def prepared_cases(data: DataConfig, departments: Sequence[str] = ()) -> dict[str, list[PreparedCase]]:
+def prepared_cases(
+    data: DataConfig, departments: Sequence[str] = (), *, taught: bool = False
+) -> dict[str, list[PreparedCase]]:
     """Prepare every case of every department, with a progress bar; what is in the cache is read from there.
 
     Args:
         data: which cases.
         departments: keep these; empty keeps all that have a case.
+        taught: take the masks along that a teacher made before.
 
     Raises:
-        ValueError: a case can't be read, or a department has none.
+        ValueError: a case can't be read, a department has none, or no case has such masks.
     """
     cases = read_cases(data.cases, splits=data.splits, sources=data.sources)
+    if not taught:
+        cases = [replace(case, teacher=None) for case in cases]
+    elif not any(case.teacher for case in cases):
+        raise ValueError(f"no case of {data.cases} has a teacher; add one to its lines or name another teacher")
     chosen = {name: _of(name, cases, data.limit) for name in departments or departments_of(cases)}
     for name, own in chosen.items():
         if not own:
@@ -30,10 +43,17 @@ def prepared_cases(data: DataConfig, departments: Sequence[str] = ()) -> dict[st
     with tqdm(total=sum(map(len, chosen.values())), desc="prepare cases", unit="case") as bar:
         for name, own in chosen.items():
             spacing_mm = spacing_of(data, name)
+            x, y, z = (side * step / 2 for side, step in zip(three(data.patch), spacing_mm, strict=True))
             for case in own:
-                margin_mm = data.patch * spacing_mm / 2
                 prepared[name].append(
-                    prepare(case, department=name, spacing_mm=spacing_mm, margin_mm=margin_mm, cache=Path(data.cache))
+                    prepare(
+                        case,
+                        department=name,
+                        spacing_mm=spacing_mm,
+                        margin_mm=(x, y, z),
+                        cache=Path(data.cache),
+                        intensities=data.intensities,
+                    )
                 )
                 bar.update()
     return dict(prepared)
@@ -53,9 +73,26 @@ def samples_of(data: DataConfig, prepared: dict[str, list[PreparedCase]], *, str
     )
 
 
-def spacing_of(data: DataConfig, department: str) -> float:
-    """Give the spacing of a department's grid, in mm."""
-    return data.spacing_mm.get(department, data.spacing_mm.get("default", 3.0))
+def spacing_of(data: DataConfig, department: str) -> tuple[float, float, float]:
+    """Give the spacing of a department's grid along each axis, in mm."""
+    return three(data.spacing_mm.get(department, data.spacing_mm.get("default", 3.0)))
+
+
+def table_of(path: str) -> QueryTable:
+    """Load a query table; an empty path is the package's own."""
+    return QueryTable.load(path or QUERIES)
+
+
+def network_numbers(size: str, table: QueryTable) -> dict[str, Any]:
+    """Give the numbers of a size of network for the queries of a table.
+
+    Raises:
+        ValueError: the size is unknown.
+    """
+    if size not in SIZES:
+        with torch.device("meta"):
+            build_segmenter(size)
+    return {**SIZES[size], "query_dim": table.vectors.shape[1]}
 
 
 def structures_of(prepared: Sequence[PreparedCase]) -> tuple[str, ...]:
@@ -72,7 +109,7 @@ def _of(department: str, cases: Sequence[Case], limit: int) -> list[Case]:
     counts: dict[str, int] = defaultdict(int)
     kept = []
     for case in cases:
-        if case.of(department):
+        if case.of(department) or case.taught_alone(department):
             counts[case.source] += 1
             if not limit or counts[case.source] <= limit:
                 kept.append(case)

@@ -1,4 +1,4 @@
-"""Decompose a foundation into a base and an expert for each department, and publish them.
+"""Decompose a teacher into a base and an expert for each department, and publish them.
 
     python -m train.decompose train/configs/default_store.toml --set data.cases=cases.jsonl
 
@@ -8,25 +8,44 @@ Stop with Ctrl+C and run again to go on. Base and experts are added to ``store``
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lorkd_monailabel.experts import Base, as_float, extract, plain_network
+from lorkd_monailabel.experts import Base, extract
 from lorkd_monailabel.learning.cases import PreparedCase
 from lorkd_monailabel.learning.decomposition import PHASES, RANKS, Decomposition, decompose
 from lorkd_monailabel.learning.rank_report import report
 from lorkd_monailabel.learning.ranks import RankChoice, RankRule
 from lorkd_monailabel.learning.training import Interrupted, Progress, stop_on_signal
-from lorkd_monailabel.networks.segmenter import SIZES, build_segmenter
-from lorkd_monailabel.store import ExpertStore, load_base
+from lorkd_monailabel.networks.segmenter import build_segmenter
+from lorkd_monailabel.store import ExpertStore
+from lorkd_monailabel.teachers.choose import ChosenTeacher, teacher_of
 from lorkd_monailabel.text_encoder import QUERIES, QueryTable
+from lorkd_monailabel.volumes import three
 from train.bar import Bar
 from train.config import DecomposeConfig, parse
-from train.data import prepared_cases, samples_of, sources_of, spacing_of, structures_of
+from train.data import (
+    network_numbers,
+    prepared_cases,
+    samples_of,
+    sources_of,
+    spacing_of,
+    structures_of,
+    table_of,
+)
+
+PATHS = ("foundation", "output", "queries", "start", "store", "teacher")
+"""Keys that tell of the machine, not of the training."""
+
+PRECOMPUTED = "precomputed"
+"""The teacher of a config whose cases name masks that were made before."""
+
+FARTHEST = 1.5
+"""How many times coarser or finer than its own a teacher's patches may be."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,20 +71,25 @@ def run_decomposition(config: DecomposeConfig) -> dict[str, int]:
         most=config.most_rank,
         given=config.ranks,
     )
-    table = QueryTable.load(QUERIES)
-    foundation_file = load_base(Path(config.foundation), "foundation")
-    if foundation_file.query_space != table.space:
-        raise ValueError(f"{config.foundation} was trained with another query table; train it anew with this one")
-    foundation = plain_network(foundation_file.network, as_float(foundation_file.weights))
-    prepared = prepared_cases(config.data)
+    table = table_of(config.queries)
+    chosen = choose_teacher(config, table)
+    prepared = prepared_cases(config.data, taught=chosen is None)
+    if chosen is not None and chosen.spacing_mm is not None:
+        check_spacing(config, chosen.spacing_mm, prepared)
     torch.manual_seed(config.seed)
-    network = build_segmenter(config.network)
-    stride = max(network.unet.stride, foundation.unet.stride)  # powers of two: patches fit both
+    numbers = network_numbers(config.network, table)
+    network = build_segmenter(**numbers)
+    stride = max(network.stride, chosen.stride if chosen else 1)  # powers of two: patches fit both
     decomposition = Decomposition(network, decoder_multiplier=config.decoder_multiplier, alpha=config.alpha)
     store = ExpertStore(config.store)
     if config.start:
         start = ExpertStore(config.start)
         base = start.base()
+        if (base.query_space, base.intensities) != (table.space, config.data.intensities):
+            raise ValueError(
+                f"the base of {config.start} has another query table or intensities ({base.intensities}); set queries "
+                "and data.intensities to its own"
+            )
         experts = [start.load(name) for name in prepared if start.newest(name)]
         decomposition.load(base, [expert for expert in experts if expert.base_sha256 == base.sha256])
 
@@ -84,7 +108,7 @@ def run_decomposition(config: DecomposeConfig) -> dict[str, int]:
                 decomposition,
                 samples_of(replace(config.data, all_structures=False), prepared, stride=stride, seed=config.seed),
                 warmup_samples=samples_of(config.data, prepared, stride=stride, seed=config.seed),
-                foundation=foundation,
+                teacher=chosen.teacher if chosen else None,
                 queries=table,
                 warmup_steps=config.warmup_steps,
                 steps=config.steps,
@@ -106,10 +130,51 @@ def run_decomposition(config: DecomposeConfig) -> dict[str, int]:
         finally:
             for bar in bars:
                 bar.close()
-    published = publish(config, decomposition, store, foundation=foundation_file, prepared=prepared, choices=choices)
+    about = chosen.about if chosen else {"teacher": {"kind": PRECOMPUTED}}
+    base = decomposition.base(
+        network=numbers,
+        window=three(config.data.patch),
+        query_space=table.space,
+        about={**about, "training": settings(config), **ranks_of(choices)},
+        intensities=config.data.intensities,
+        dtype=torch.float16 if config.half else torch.float32,
+    )
+    if table.space != QueryTable.load(QUERIES).space:
+        store.publish_queries(table)
+    published = publish(config, decomposition, store, base=base, prepared=prepared)
     for name in (*reversed(PHASES), RANKS):  # the run is over: the same command starts another
         (Path(config.output) / f"{name}.pt").unlink(missing_ok=True)
     return published
+
+
+def choose_teacher(config: DecomposeConfig, table: QueryTable) -> ChosenTeacher | None:
+    """Load the teacher of a config; None where the cases bring its masks.
+
+    Raises:
+        ValueError: none or two are named, or it can't be loaded.
+    """
+    if bool(config.teacher) == bool(config.foundation):
+        said = "both" if config.teacher else "none"
+        raise ValueError(f"config keys teacher and foundation are one setting and {said} is given; set teacher alone")
+    if config.teacher == PRECOMPUTED:
+        return None
+    path = Path(config.teacher or config.foundation)
+    return teacher_of(path, table=table, intensities=config.data.intensities)
+
+
+def check_spacing(config: DecomposeConfig, spacing_mm: tuple[float, float, float], departments: Iterable[str]) -> None:
+    """Refuse to ask a teacher about patches of quite another spacing than its own.
+
+    Raises:
+        ValueError: naming the department.
+    """
+    for name in departments:
+        ratios = [own / its for own, its in zip(spacing_of(config.data, name), spacing_mm, strict=True)]
+        if max(*ratios, *(1 / ratio for ratio in ratios)) > FARTHEST:
+            raise ValueError(
+                f"{config.teacher or config.foundation} was trained on {spacing_mm} mm, {name} has "
+                f"{spacing_of(config.data, name)}; set data.spacing_mm nearer to it, or compute its masks beforehand"
+            )
 
 
 def publish(
@@ -117,19 +182,11 @@ def publish(
     decomposition: Decomposition,
     store: ExpertStore,
     *,
-    foundation: Base,
+    base: Base,
     prepared: Mapping[str, Sequence[PreparedCase]],
-    choices: Mapping[str, RankChoice],
 ) -> dict[str, int]:
     """Publish the base, then every department's expert over it; return department -> revision."""
     dtype = torch.float16 if config.half else torch.float32
-    base = decomposition.base(
-        network=SIZES[config.network],
-        window=config.data.patch,
-        query_space=foundation.query_space,
-        about={"foundation": foundation.sha256, "training": settings(config), **ranks_of(choices)},
-        dtype=dtype,
-    )
     store.publish_base(base)
     return {
         department: store.publish(
@@ -181,7 +238,7 @@ def settings(config: DecomposeConfig) -> dict[str, Any]:
     """Give what a run was told, without the paths of the machine that it ran on."""
     told = asdict(config)
     told["data"] = {key: value for key, value in told["data"].items() if key not in ("cases", "cache")}
-    return {key: value for key, value in told.items() if key not in ("foundation", "output", "start", "store")}
+    return {key: value for key, value in told.items() if key not in PATHS}
 
 
 if __name__ == "__main__":

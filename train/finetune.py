@@ -18,7 +18,6 @@ from lorkd_monailabel.learning.finetuning import finetune
 from lorkd_monailabel.learning.training import Interrupted, stop_on_signal
 from lorkd_monailabel.networks.segmenter import build_segmenter
 from lorkd_monailabel.store import ExpertStore
-from lorkd_monailabel.text_encoder import QUERIES, QueryTable
 from train.bar import Bar
 from train.config import FinetuneConfig, parse
 from train.data import prepared_cases, samples_of, sources_of, structures_of
@@ -42,10 +41,10 @@ def run_finetuning(config: FinetuneConfig) -> int:
     store = ExpertStore(config.store)
     expert = store.load(department)
     base = store.base(expert.base_sha256)
-    data = replace(config.data, spacing_mm={"default": expert.spacing_mm})
+    data = replace(config.data, spacing_mm={"default": list(expert.spacing_mm)}, intensities=base.intensities)
     prepared = prepared_cases(data, [department])
     with torch.device("meta"):
-        stride = build_segmenter(**base.network).unet.stride
+        stride = build_segmenter(**base.network).stride
     torch.manual_seed(config.seed)
     checkpoint = Path(config.output) / f"{department}-{expert.revision:04d}-{base.sha256[:12]}.pt"
     with stop_on_signal() as stop, Bar(f"finetune {department}") as bar:
@@ -53,7 +52,7 @@ def run_finetuning(config: FinetuneConfig) -> int:
             base,
             expert,
             samples_of(data, prepared, stride=stride, seed=config.seed),
-            queries=QueryTable.load(QUERIES),
+            queries=store.queries(base.query_space),
             steps=config.steps,
             batch_size=config.batch_size,
             learning_rate=config.learning_rate,

@@ -14,12 +14,12 @@ import torch
 
 from lorkd_monailabel.experts import Base
 from lorkd_monailabel.learning.training import Interrupted, Trainer, run, stop_on_signal
-from lorkd_monailabel.networks.segmenter import SIZES, build_segmenter
+from lorkd_monailabel.networks.segmenter import build_segmenter
 from lorkd_monailabel.store import base_header, write_file
-from lorkd_monailabel.text_encoder import QUERIES, QueryTable
+from lorkd_monailabel.volumes import three
 from train.bar import Bar
 from train.config import PretrainConfig, parse
-from train.data import prepared_cases, samples_of, sources_of
+from train.data import network_numbers, prepared_cases, samples_of, sources_of, table_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,9 +38,10 @@ def pretrain(config: PretrainConfig) -> Path:
     output = Path(config.output)
     prepared = prepared_cases(config.data)
     torch.manual_seed(config.seed)
-    network = build_segmenter(config.network)
+    table = table_of(config.queries)
+    numbers = network_numbers(config.network, table)
+    network = build_segmenter(**numbers)
     weights = dict(network.named_parameters())
-    table = QueryTable.load(QUERIES)
     trainer = Trainer(
         network,
         lambda department: weights,
@@ -50,7 +51,7 @@ def pretrain(config: PretrainConfig) -> Path:
         balance=config.balance,
         bf16=config.bf16,
     )
-    samples = samples_of(config.data, prepared, stride=network.unet.stride, seed=config.seed)
+    samples = samples_of(config.data, prepared, stride=network.stride, seed=config.seed)
     with stop_on_signal() as stop, Bar("pretrain") as bar:
         run(
             trainer,
@@ -62,11 +63,12 @@ def pretrain(config: PretrainConfig) -> Path:
             workers=config.data.workers,
         )
     foundation = Base(
-        network=SIZES[config.network],
+        network=numbers,
         weights={name: tensor.detach().half() for name, tensor in network.state_dict().items()},
-        window=config.data.patch,
+        window=three(config.data.patch),
         query_space=table.space,
         about={"sources": sources_of(chain.from_iterable(prepared.values())), "steps": config.steps},
+        intensities=config.data.intensities,
     )
     path = output / "foundation.safetensors"
     path.unlink(missing_ok=True)

@@ -141,7 +141,7 @@ def _about_store(store: ExpertStore, table: QueryTable | None) -> Iterator[Findi
         return
     from lorkd_monailabel.predictor import Predictor
 
-    predictor = Predictor(store, queries=table, networks_budget_bytes=0)
+    predictor = Predictor(store, networks_budget_bytes=0)
     for department in own:
         yield _about_expert(predictor, department)
 
@@ -156,10 +156,11 @@ def _about_expert(predictor: Predictor, department: str) -> Finding:
         return Finding(False, f"{name}: {error}{_way_back(store, department)}")
     if not all(parameter.isfinite().all() for parameter in fused.network.parameters()):
         return Finding(False, f"{name} has NaN or infinite weights; train it anew{_way_back(store, department)}")
-    unknown = [each for each in trained if each not in structures() or each not in predictor.queries]
+    unknown = [each for each in trained if each not in structures() or each not in fused.queries]
     if unknown:
         return Finding(False, f"{name} was trained on {', '.join(unknown)}, unknown here; update lorkd-monailabel")
-    return Finding(True, f"{name}: {len(trained)} structures at {fused.spacing_mm:g} mm, loads and fuses")
+    spacing = " x ".join(f"{each:g}" for each in fused.spacing_mm[: 1 if len(set(fused.spacing_mm)) == 1 else 3])
+    return Finding(True, f"{name}: {len(trained)} structures at {spacing} mm, loads and fuses")
 
 
 def _way_back(store: ExpertStore, department: str) -> str:

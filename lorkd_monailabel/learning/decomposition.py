@@ -20,7 +20,9 @@ from lorkd_monailabel.learning.samples import Samples
 from lorkd_monailabel.learning.training import Progress, Trained, Trainer, Weights, run
 from lorkd_monailabel.networks.low_rank import Factors, decomposable, layer_ranks, layer_scales, rank_limit
 from lorkd_monailabel.networks.segmenter import Segmenter
+from lorkd_monailabel.teachers.protocol import Teacher
 from lorkd_monailabel.text_encoder import QueryTable
+from lorkd_monailabel.volumes import three
 
 PHASES = ("warmup", "joint")
 """Names of the two phases, and of their checkpoints."""
@@ -154,14 +156,22 @@ class Decomposition:
         self,
         *,
         network: Mapping[str, Any],
-        window: int,
+        window: int | tuple[int, int, int],
         query_space: str,
         about: Mapping[str, Any],
+        intensities: str = "fixed",
         dtype: torch.dtype = torch.float32,
     ) -> Base:
         """Take the base out of training: detached copies on the CPU, of a type."""
         weights = {name: tensor.detach().cpu().to(dtype, copy=True) for name, tensor in self.weights.items()}
-        return Base(network=dict(network), weights=weights, window=window, query_space=query_space, about=dict(about))
+        return Base(
+            network=dict(network),
+            weights=weights,
+            window=three(window),
+            query_space=query_space,
+            about=dict(about),
+            intensities=intensities,
+        )
 
 
 def decompose(
@@ -169,7 +179,7 @@ def decompose(
     samples: Samples,
     *,
     warmup_samples: Samples,
-    foundation: nn.Module,
+    teacher: Teacher | None,
     queries: QueryTable,
     warmup_steps: int,
     steps: int,
@@ -194,7 +204,7 @@ def decompose(
         decomposition: trained in place; departments that have factors keep them, the others get theirs by ``rule``.
         samples: stream of all departments, each asking for its own structures.
         warmup_samples: stream for the base, which may ask for those of every department.
-        foundation: frozen teacher.
+        teacher: frozen; None where the samples bring a teacher's masks.
         queries: table of query vectors.
         warmup_steps: of the base alone.
         steps: of base and experts together.
@@ -233,7 +243,7 @@ def decompose(
             trained,
             queries=queries,
             steps=length,
-            foundation=foundation,
+            teacher=teacher,
             beta=beta,
             transfer=transfer,
             balance=balance,

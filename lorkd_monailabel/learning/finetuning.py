@@ -3,13 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from torch import nn
-
 from lorkd_monailabel.experts import Base, Expert, as_float, fuse
 from lorkd_monailabel.learning.samples import Samples
 from lorkd_monailabel.learning.training import Progress, Trainer, run
 from lorkd_monailabel.networks.low_rank import Factors
 from lorkd_monailabel.networks.segmenter import build_segmenter
+from lorkd_monailabel.teachers.protocol import Teacher
 from lorkd_monailabel.text_encoder import QueryTable
 
 
@@ -28,7 +27,7 @@ def finetune(
     report: Callable[[Progress], None],
     stop: Callable[[], bool],
     workers: int = 1,
-    foundation: nn.Module | None = None,
+    teacher: Teacher | None = None,
     beta: float = 0.1,
 ) -> Factors:
     """Train a copy of an expert's factors on new samples of its department.
@@ -47,7 +46,7 @@ def finetune(
         report: told after every step.
         stop: asked after every step.
         workers: processes that make samples.
-        foundation: teacher for the transfer loss; None trains on the task alone.
+        teacher: for the transfer loss; None trains on the task alone, but for samples that bring a teacher's masks.
         beta: weight of the transfer loss.
 
     Returns:
@@ -72,7 +71,7 @@ def finetune(
         [(dict(factors.named_parameters()), learning_rate)],
         queries=queries,
         steps=steps,
-        foundation=foundation,
+        teacher=teacher,
         beta=beta,
         balance=balance,
         bf16=bf16,

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, kl_div, log_softmax, logsigmoid
+from torch.special import entr
 
 TRANSFER_FORMS = ("bernoulli", "sum")
 """Forms of the transfer loss: the divergence, and what the paper prints."""
@@ -49,13 +50,14 @@ def task_loss(
 
 
 def transfer_loss(
-    logits: Tensor, teacher_logits: Tensor, *, form: str = "bernoulli", annotated: Tensor | None = None
+    logits: Tensor, probabilities: Tensor, *, form: str = "bernoulli", annotated: Tensor | None = None
 ) -> Tensor:
     """Divergence of the student's masks from the teacher's, the proper form of LoRKD Eq. 8.
 
     ``bernoulli`` is the Kullback-Leibler divergence of Bernoulli masks, with p the teacher and q the student
     ``p log(p / q) + (1 - p) log((1 - p) / (1 - q))``, mean over voxels and structures: never negative, zero at equality
-    alone.
+    alone. It is computed as the cross-entropy of q less the entropy of p, so that masks of zeros and ones are as good
+    as any: ``0 log 0`` is 0 and the gradient ``q - p`` always finite.
 
     ``sum`` is Eq. 8 as it is printed, for comparison: ``p log(p / q)`` summed over all voxels. It is no divergence: the
     background's term is missing, so it is negative wherever the student is surer of the structure than the teacher
@@ -63,27 +65,32 @@ def transfer_loss(
     also grows with the patch, so its beta is another one for every size.
 
     Args:
-        logits: student, any shape; ``(B, N, ...)`` with ``annotated``.
-        teacher_logits: same shape; no gradient flows into it.
+        logits: student, ``(B, N, X, Y, Z)``.
+        probabilities: teacher, same shape, in 0..1; no gradient flows into it. A mask that is NaN in all voxels is of a
+            structure that the teacher does not know, and counts nowhere.
         form: one of ``TRANSFER_FORMS``.
         annotated: see ``task_loss``.
 
     Returns:
-        A scalar; 0 if no structure is annotated.
+        A scalar; 0 if there is no structure to follow.
 
     Raises:
         ValueError: an unknown form, or ``annotated`` is of another shape or type.
     """
     check_transfer_form(form)
-    teacher_logits = teacher_logits.detach()
+    teacher = probabilities.detach()
     if annotated is not None:
-        logits, teacher_logits = _chosen(logits, annotated), _chosen(teacher_logits, annotated)
-    teacher = teacher_logits.sigmoid()
-    foreground = teacher * (logsigmoid(teacher_logits) - logsigmoid(logits))
-    if form == "sum" or not logits.numel():
-        return foreground.sum()
-    background = (1 - teacher) * (logsigmoid(-teacher_logits) - logsigmoid(-logits))
-    return torch.mean(foreground + background)
+        logits, teacher = _chosen(logits, annotated)[None], _chosen(teacher, annotated)[None]
+    unknown = teacher.flatten(2).isnan().all(dim=2)
+    if unknown.any():
+        logits, teacher = _chosen(logits, ~unknown)[None], _chosen(teacher, ~unknown)[None]
+    if not logits.numel():
+        return logits.sum()
+    teacher = teacher.clamp(0, 1)  # interpolation leaves 0..1 by a last digit, where there is no entropy
+    if form == "sum":
+        return -(entr(teacher) + teacher * logsigmoid(logits)).sum()
+    entropy = entr(teacher) + entr(1 - teacher)
+    return binary_cross_entropy_with_logits(logits, teacher) - entropy.mean()
 
 
 def check_transfer_form(form: str) -> None:

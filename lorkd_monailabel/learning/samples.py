@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lorkd_monailabel.learning.cases import Case, PreparedCase
+from lorkd_monailabel.learning.cases import PreparedCase
 from lorkd_monailabel.learning.sampler import department_at
+from lorkd_monailabel.teachers.masks import StoredMasks
+from lorkd_monailabel.volumes import three
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,9 @@ class Sample:
         names: structures asked for.
         image: ``(1, X, Y, Z)``.
         masks: ``(N, X, Y, Z)`` of zeros and ones, one for each name.
+        annotated: booleans ``(N,)``; the masks of the others say nothing. None: all are.
+        teacher: probabilities ``(N, X, Y, Z)`` of a teacher that was asked before, NaN for what it does not know; None
+            where there was none.
     """
 
     department: str
@@ -30,6 +35,8 @@ class Sample:
     names: tuple[str, ...]
     image: Tensor
     masks: Tensor
+    annotated: Tensor | None = None
+    teacher: Tensor | None = None
 
 
 class Samples(Dataset[Sample]):
@@ -38,7 +45,7 @@ class Samples(Dataset[Sample]):
     Args:
         cases: department -> its prepared cases.
         weights: department -> how often it is drawn.
-        patch: voxels along each axis; a smaller volume gives a smaller patch.
+        patch: voxels along each axis, one number or three; a smaller volume gives a smaller patch.
         stride: patches are padded to multiples of it.
         max_queries: structures asked for at once.
         all_structures: ask for structures of other departments too where the case has them (a foundation's way).
@@ -54,20 +61,21 @@ class Samples(Dataset[Sample]):
         cases: Mapping[str, Sequence[PreparedCase]],
         *,
         weights: Mapping[str, float],
-        patch: int,
+        patch: int | Sequence[int],
         stride: int,
         max_queries: int,
         augment: bool,
         seed: int,
         all_structures: bool = False,
     ) -> None:
-        if min(patch, stride, max_queries) < 1:
+        sides = three(patch)
+        if min(*sides, stride, max_queries) < 1:
             raise ValueError(f"patch {patch} and max_queries {max_queries} must be at least 1; set them in the config")
         if min(weights.values()) < 0 or sum(weights.values()) <= 0:
             raise ValueError(f"weights {dict(weights)} must be positive; set data.weights in the config")
         self.cases = cases
         self.weights = weights
-        self.patch = patch
+        self.patch = sides
         self.stride = stride
         self.max_queries = max_queries
         self.seed = seed
@@ -79,16 +87,55 @@ class Samples(Dataset[Sample]):
         department = department_at(index, self.weights, seed=self.seed)
         candidates = self.cases[department]
         prepared = candidates[rng.choice(len(candidates), p=case_weights(candidates))]
-        image, labels = _patch(prepared, self.patch, self.stride, rng)
+        cut = _cut(prepared, self.patch, rng)
+        image, labels = prepared.image[cut].astype(np.float32), prepared.labels[cut].astype(np.float32)
+        padding = [(0, -size % self.stride) for size in image.shape]
+        image, labels = np.pad(image, padding, constant_values=image.min()), np.pad(labels, padding)
         patch = {"image": torch.from_numpy(image)[None], "labels": torch.from_numpy(labels)[None]}
+        drawn = 0
         if self.augmentation is not None:
-            self.augmentation.set_random_state(seed=int(rng.integers(2**31)))
+            drawn = int(rng.integers(2**31))
+            self.augmentation.set_random_state(seed=drawn)
             patch = {key: value.as_tensor() for key, value in self.augmentation(patch).items()}
         values = patch["labels"][0].round().short()
-        asked = prepared.case.structures if self.all_structures else prepared.centres
-        names = _choose_names(prepared.case, list(asked), values, self.max_queries, rng)
-        masks = torch.stack([torch.isin(values, torch.tensor(prepared.case.structures[name])) for name in names])
-        return Sample(department, prepared.case.modality, names, patch["image"], masks.float())
+        annotated = prepared.case.structures
+        asked = list(dict.fromkeys((*annotated, *prepared.centres)) if self.all_structures else prepared.centres)
+        names = _choose_names(asked, _present(prepared, asked, values, cut), self.max_queries, rng)
+        masks = torch.stack(
+            [torch.isin(values, torch.tensor(annotated.get(name, ()), dtype=torch.long)) for name in names]
+        )
+        return Sample(
+            department=department,
+            modality=prepared.case.modality,
+            names=names,
+            image=patch["image"],
+            masks=masks.float(),
+            annotated=None if annotated.keys() >= set(names) else torch.tensor([name in annotated for name in names]),
+            teacher=self._teacher(prepared.teacher, names, cut, padding, drawn) if prepared.teacher else None,
+        )
+
+    def _teacher(
+        self,
+        stored: StoredMasks,
+        names: Sequence[str],
+        cut: tuple[slice, ...],
+        padding: list[tuple[int, int]],
+        drawn: int,
+    ) -> Tensor:
+        """Cut the teacher's masks as the image was cut, and move them as it was moved."""
+        rows = [row for row, name in enumerate(names) if name in stored.names]
+        if not rows:
+            shape = [part.stop - part.start + after for part, (_, after) in zip(cut, padding, strict=True)]
+            return torch.full((len(names), *shape), torch.nan)
+        known = torch.from_numpy(np.stack([np.pad(stored.part(names[row], cut), padding) for row in rows]))
+        if self.augmentation is not None:
+            # The same numbers again, so the same motion: of the space alone, as one of the two keys of the pair.
+            self.augmentation.set_random_state(seed=drawn)
+            moved = self.augmentation.transforms[0]({"image": known, "labels": known})
+            known = moved["labels" if stored.hard else "image"].as_tensor()
+        masks = torch.full((len(names), *known.shape[1:]), torch.nan)
+        masks[rows] = known
+        return masks
 
 
 def case_weights(cases: Sequence[PreparedCase]) -> np.ndarray:
@@ -126,27 +173,31 @@ def augmentation() -> Any:
     )
 
 
-def _patch(prepared: PreparedCase, patch: int, stride: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Cut image and labels around a voxel of a structure drawn at random, padded to multiples of the stride."""
-    shape = np.array(prepared.image.shape)
+def _cut(prepared: PreparedCase, patch: tuple[int, int, int], rng: np.random.Generator) -> tuple[slice, ...]:
+    """Choose a patch around a voxel of a structure drawn at random."""
+    shape, sides = np.array(prepared.image.shape), np.array(patch)
     filled = [name for name, voxels in prepared.centres.items() if len(voxels)]
     if filled:
         voxels = prepared.centres[filled[rng.integers(len(filled))]]
-        centre = voxels[rng.integers(len(voxels))] + rng.integers(-patch // 4, patch // 4 + 1, size=3)
+        centre = voxels[rng.integers(len(voxels))] + rng.integers(-sides // 4, sides // 4 + 1)
     else:
         centre = rng.integers(0, shape)
-    low = np.clip(centre - patch // 2, 0, np.maximum(shape - patch, 0))
-    cut = tuple(slice(start, stop) for start, stop in zip(low, np.minimum(low + patch, shape), strict=True))
-    image, labels = prepared.image[cut].astype(np.float32), prepared.labels[cut].astype(np.float32)
-    padding = [(0, -size % stride) for size in image.shape]
-    return np.pad(image, padding, constant_values=image.min()), np.pad(labels, padding)
+    low = np.clip(centre - sides // 2, 0, np.maximum(shape - sides, 0))
+    return tuple(slice(int(a), int(b)) for a, b in zip(low, np.minimum(low + sides, shape), strict=True))
 
 
-def _choose_names(case: Case, names: list[str], labels: Tensor, most: int, rng: np.random.Generator) -> tuple[str, ...]:
+def _present(prepared: PreparedCase, names: Sequence[str], labels: Tensor, cut: tuple[slice, ...]) -> set[str]:
+    """Name the structures that have a voxel in the patch; where nobody annotated one, the teacher says so."""
+    values, annotated = set(labels.unique().tolist()), prepared.case.structures
+    present = {name for name in names if values.intersection(annotated.get(name, ()))}
+    alone = [name for name in names if name not in annotated]
+    return present | {name for name in alone if prepared.teacher and (prepared.teacher.part(name, cut) > 0.5).any()}
+
+
+def _choose_names(names: list[str], present: set[str], most: int, rng: np.random.Generator) -> tuple[str, ...]:
     """Draw structures of the patch first, then absent ones (at most as many), in random order."""
-    values = set(labels.unique().tolist())
     rng.shuffle(names)
-    present = [name for name in names if values.intersection(case.structures[name])]
+    here = [name for name in names if name in present]
     absent = [name for name in names if name not in present]
-    chosen = present[:most] + absent[: min(max(1, len(present)), most - min(most, len(present)))]
+    chosen = here[:most] + absent[: min(max(1, len(here)), most - min(most, len(here)))]
     return tuple(chosen)

@@ -25,6 +25,7 @@ from lorkd_monailabel.learning.checkpoint import load_checkpoint, save_checkpoin
 from lorkd_monailabel.learning.losses import check_transfer_form, task_loss, transfer_loss
 from lorkd_monailabel.learning.sampler import ShareOfSamples
 from lorkd_monailabel.learning.samples import Sample, Samples
+from lorkd_monailabel.teachers.protocol import Teacher
 from lorkd_monailabel.text_encoder import QueryTable
 
 SAVE_EVERY_S = 60.0
@@ -61,14 +62,14 @@ class Progress:
 
 
 class Trainer:
-    """Optimises named tensors so that each department's network does its task and follows the foundation.
+    """Optimises named tensors so that each department's network does its task and follows a teacher.
 
     Args:
         network: plain network that is called with a department's weights.
         weights_of: department -> weights, differentiable in the trained tensors.
         trained: groups of named tensors with their learning rates.
         queries: table of query vectors.
-        foundation: frozen teacher; None trains on the task alone.
+        teacher: frozen; samples that bring a teacher's masks need none. None trains the others on the task alone.
         beta: weight of the transfer loss (LoRKD Eq. 9).
         transfer: form of the transfer loss, see ``transfer_loss``.
         balance: see ``task_loss``.
@@ -88,7 +89,7 @@ class Trainer:
         *,
         queries: QueryTable,
         steps: int,
-        foundation: nn.Module | None = None,
+        teacher: Teacher | None = None,
         beta: float = 0.1,
         transfer: str = "bernoulli",
         balance: float = 0.0,
@@ -101,7 +102,7 @@ class Trainer:
         self.trained = {name: tensor for group, _ in trained for name, tensor in group.items()}
         self.queries = queries
         self.steps = steps
-        self.foundation = foundation
+        self.teacher = teacher
         self.beta = beta
         self.transfer = transfer
         self.balance = balance
@@ -149,12 +150,15 @@ class Trainer:
         queries = self.queries.queries(sample.names, sample.modality)
         with torch.autocast(image.device.type, torch.bfloat16, enabled=self.bf16):
             logits = functional_call(self.network, dict(weights), (image, queries))
-        loss = task_loss(logits.float(), sample.masks[None], balance=self.balance)
-        if self.foundation is None:
+        annotated = None if sample.annotated is None else sample.annotated[None]
+        loss = task_loss(logits.float(), sample.masks[None], annotated=annotated, balance=self.balance)
+        probabilities = sample.teacher
+        if probabilities is None and self.teacher is not None:
+            with torch.no_grad(), torch.autocast(image.device.type, torch.bfloat16, enabled=self.bf16):
+                probabilities = self.teacher(sample.image, sample.names, sample.modality)
+        if probabilities is None:
             return loss
-        with torch.no_grad(), torch.autocast(image.device.type, torch.bfloat16, enabled=self.bf16):
-            teacher = self.foundation(image, queries)
-        return loss + self.beta * transfer_loss(logits.float(), teacher.float(), form=self.transfer)
+        return loss + self.beta * transfer_loss(logits.float(), probabilities[None].float(), form=self.transfer)
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on."""

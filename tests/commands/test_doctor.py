@@ -73,12 +73,18 @@ def test_an_expert_of_weights_that_are_no_numbers(lorkd: Callable, store: Expert
     assert spine == "spine/0001 was trained on tail, unknown here; update lorkd-monailabel"
 
 
-def test_a_base_of_another_query_table(lorkd: Callable, tmp_path: Path, tiny_base: Base, make_expert: Callable) -> None:
+def test_a_base_of_another_query_table(
+    lorkd: Callable, tmp_path: Path, tiny_base: Base, make_expert: Callable, table: QueryTable
+) -> None:
     store = ExpertStore(tmp_path / "other")
     store.publish_base(replace(tiny_base, query_space="another"))
-    store.publish(make_expert())
+    store.publish(make_expert(spacing_mm=(1, 1, 3)))
     (abdomen,) = problems(lorkd("doctor", "--store", store.folder))
-    assert "was trained with other query vectors than the table's" in abdomen
+    assert "abdomen/0001: query space 'another' of a base is neither that of the package's own table" in abdomen
+    store.publish_queries(replace(table, space="another"))
+    outcome = lorkd("doctor", "--store", store.folder)
+    assert problems(outcome) == []
+    assert "ok       abdomen/0001: 2 structures at 1 x 1 x 3 mm, loads and fuses" in outcome.out.splitlines()
 
 
 def test_no_store_and_no_expert(lorkd: Callable, tmp_path: Path) -> None:

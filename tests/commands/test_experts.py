@@ -73,7 +73,7 @@ def test_show(lorkd: Callable, store: ExpertStore) -> None:
     old = lorkd("experts", "--store", store.folder, "show", "abdomen", "--revision", 1).out.splitlines()
     assert old[old.index("metrics:") + 1] == "  liver: 0.9"
     assert old[old.index("about:") + 1 : old.index("about:") + 3] == ["  cases: 7", '  sources: ["set one", "set two"]']
-    assert "window: 8" in lorkd("experts", "show", "base", "--store", store.folder).out.splitlines()
+    assert "window: 8, 8, 8" in lorkd("experts", "show", "base", "--store", store.folder).out.splitlines()
 
 
 @pytest.mark.parametrize(

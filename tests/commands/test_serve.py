@@ -142,7 +142,7 @@ def test_a_real_server_starts_and_stops(root: Path, here: Path, store: ExpertSto
     finally:
         process.kill()
         process.wait()
-    assert f"paste into Slicer: http://127.0.0.1:{port}" in log.read_text()
+    assert f"paste into Slicer: http://127.0.0.1:{port}" in log.read_text(encoding="utf-8")
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0
 
@@ -156,4 +156,6 @@ def answer_of(address: str, process: subprocess.Popen[bytes], log: Path) -> byte
                 return reply.read()
         except urllib.error.URLError:
             time.sleep(0.1)
-    pytest.fail(f"the server ended, or gave no answer within {START_SECONDS} s:\n{log.read_text()[-3000:]}")
+    pytest.fail(
+        f"the server ended, or gave no answer within {START_SECONDS} s:\n{log.read_text(encoding='utf-8')[-3000:]}"
+    )

@@ -11,6 +11,7 @@ from lorkd_monailabel.learning.decomposition import Decomposition, decompose
 from lorkd_monailabel.learning.samples import Samples
 from lorkd_monailabel.learning.training import Progress
 from lorkd_monailabel.networks.segmenter import build_segmenter
+from lorkd_monailabel.teachers.network import NetworkTeacher
 from lorkd_monailabel.text_encoder import QueryTable
 
 
@@ -45,7 +46,7 @@ def run_phases() -> Callable[..., list[tuple[str, int, float]]]:
             decomposition,
             samples,
             warmup_samples=samples,
-            foundation=foundation,
+            teacher=NetworkTeacher(foundation, table),
             queries=table,
             warmup_steps=steps[0],
             steps=steps[1],

@@ -166,7 +166,7 @@ def test_what_is_served_is_what_was_trained(
     decomposition = tiny(rank=2)
     run_phases(decomposition, tmp_path, table, make_samples(*DEPARTMENTS), steps=(1, 3))
     base, experts = published(decomposition)
-    assert (base.window, base.query_space, base.about, base.revision) == (8, "space", {"steps": 3}, 0)
+    assert (base.window, base.query_space, base.about, base.revision) == ((8, 8, 8), "space", {"steps": 3}, 0)
     image, queries = torch.randn(1, 1, 8, 8, 8), table.queries(["liver", "heart"], "mri")
     answers = {}
     for department, expert in experts.items():

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch.distributions import Bernoulli, kl_divergence
+from torch.nn.functional import logsigmoid
 
 from lorkd_monailabel.learning.losses import (
     classification_loss,
@@ -77,34 +78,74 @@ def test_transfer_loss_is_the_divergence_of_bernoulli_masks() -> None:
     torch.manual_seed(0)
     student, teacher = (3 * torch.randn(1, 2, 3, 3, 3, dtype=torch.float64) for _ in range(2))
     expected = kl_divergence(Bernoulli(logits=teacher), Bernoulli(logits=student)).mean()
-    torch.testing.assert_close(transfer_loss(student, teacher), expected)
-    assert transfer_loss(student, teacher) > 0
+    torch.testing.assert_close(transfer_loss(student, teacher.sigmoid()), expected)
+    assert transfer_loss(student, teacher.sigmoid()) > 0
     # by hand: teacher 0.8, student 0.5
     value = 0.8 * math.log(0.8 / 0.5) + 0.2 * math.log(0.2 / 0.5)
-    assert transfer_loss(volume(0.0), volume(logit(0.8))).item() == pytest.approx(value, rel=1e-9)
+    assert transfer_loss(volume(0.0), volume(0.8)).item() == pytest.approx(value, rel=1e-9)
 
 
 def test_transfer_loss_is_least_at_equality() -> None:
     teacher = torch.randn(1, 1, 4, 4, 4, dtype=torch.float64)
     student = teacher.clone().requires_grad_()
-    loss = transfer_loss(student, teacher)
+    loss = transfer_loss(student, teacher.sigmoid())
     loss.backward()
     assert loss.item() == pytest.approx(0, abs=1e-12)
     assert student.grad is not None
     assert student.grad.abs().max() < 1e-12
     for shift in (-1.0, -0.1, 0.1, 1.0):
-        assert transfer_loss(teacher + shift, teacher) > 1e-6
+        assert transfer_loss(teacher + shift, teacher.sigmoid()) > 1e-6
 
 
 def test_sure_teachers_and_students_stay_finite() -> None:
-    sure = torch.tensor([200.0, -200.0])
-    assert transfer_loss(-sure, sure).item() == pytest.approx(200)
-    assert transfer_loss(sure, sure).item() == 0
+    sure, hard = volume(200.0, -200.0).float(), volume(1, 0).float()
+    assert transfer_loss(-sure, hard).item() == pytest.approx(200)
+    assert transfer_loss(sure, hard).item() == 0
+    for sign, gradients in ((-1, [-0.5, 0.5]), (1, [0, 0])):  # (q - p) / 2 voxels
+        student = (sign * sure).requires_grad_()
+        transfer_loss(student, hard).backward()
+        assert student.grad is not None
+        assert student.grad.flatten().tolist() == pytest.approx(gradients)
+    # a last digit beyond 1, as interpolation leaves it
+    assert transfer_loss(sure, hard + torch.finfo(torch.float32).eps).isfinite()
+
+
+@pytest.mark.parametrize("form", ["bernoulli", "sum"])
+def test_probabilities_say_what_logits_said(form: str) -> None:
+    torch.manual_seed(0)
+    student, teacher = (6 * torch.randn(1, 3, 8, 8, 8) for _ in range(2))
+    # p (log p - log q), as logits have it, and the same of what is outside
+    former = teacher.sigmoid() * (logsigmoid(teacher) - logsigmoid(student))
+    if form == "bernoulli":
+        former = (former + (-teacher).sigmoid() * (logsigmoid(-teacher) - logsigmoid(-student))).mean()
+    loss = transfer_loss(student, teacher.sigmoid(), form=form)
+    torch.testing.assert_close(loss, former.sum(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["bernoulli", "sum"])
+def test_what_the_teacher_does_not_know_is_not_followed(form: str) -> None:
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 3, 2, 2, 2, requires_grad=True), torch.rand(2, 3, 2, 2, 2)
+    known = torch.tensor([[True, False, True], [False, True, True]])
+    expected = transfer_loss(student, teacher, form=form, annotated=known)
+    teacher[~known] = math.nan
+    loss = transfer_loss(student, teacher, form=form)
+    assert loss.item() == expected.item()
+    loss.backward()
+    assert student.grad is not None
+    assert ((student.grad != 0).flatten(2).all(dim=2) == known).all()
+    both = torch.tensor([[True, True, False], [True, True, True]])
+    alone = transfer_loss(student, teacher, form=form, annotated=both & known)
+    assert transfer_loss(student, teacher, form=form, annotated=both).item() == alone.item()
+    nothing = transfer_loss(student, torch.full_like(teacher, math.nan), form=form)
+    assert nothing.item() == 0
+    teacher[0, 0, 0, 0, 0] = math.nan  # a teacher that broke: the trainer must see it
+    assert transfer_loss(student, teacher, form=form).isnan()
 
 
 def test_no_gradient_reaches_the_teacher() -> None:
     student, teacher = (torch.randn(1, 1, 2, 2, 2, requires_grad=True) for _ in range(2))
-    transfer_loss(student, teacher).backward()
+    transfer_loss(student, teacher.sigmoid()).backward()
     assert teacher.grad is None
     assert student.grad is not None
     assert student.grad.abs().max() > 0
@@ -112,7 +153,7 @@ def test_no_gradient_reaches_the_teacher() -> None:
 
 def test_the_sum_form_is_what_the_paper_prints() -> None:
     # teacher 0.8 and 0.3, student 0.5 and 0.6, over two structures: 0.8 log(0.8 / 0.5) + 0.3 log(0.3 / 0.6), twice
-    teacher = torch.cat([volume(logit(0.8), logit(0.3))] * 2, dim=1)
+    teacher = torch.cat([volume(0.8, 0.3)] * 2, dim=1)
     student = torch.cat([volume(logit(0.5), logit(0.6))] * 2, dim=1)
     expected = 2 * (0.8 * math.log(0.8 / 0.5) + 0.3 * math.log(0.3 / 0.6))
     assert transfer_loss(student, teacher, form="sum").item() == pytest.approx(expected, rel=1e-9)
@@ -120,11 +161,12 @@ def test_the_sum_form_is_what_the_paper_prints() -> None:
 
 def test_the_sum_form_is_no_divergence() -> None:
     teacher = volume(logit(0.8), logit(0.3), logit(0.01))
-    assert transfer_loss(teacher + 1, teacher, form="sum") < 0
-    assert transfer_loss(teacher + 5, teacher, form="sum") < transfer_loss(teacher + 1, teacher, form="sum")
-    assert transfer_loss(teacher + 1, teacher) > 0
+    told = teacher.sigmoid()
+    assert transfer_loss(teacher + 1, told, form="sum") < 0
+    assert transfer_loss(teacher + 5, told, form="sum") < transfer_loss(teacher + 1, told, form="sum")
+    assert transfer_loss(teacher + 1, told) > 0
     student = teacher.clone().requires_grad_()
-    loss = transfer_loss(student, teacher, form="sum")
+    loss = transfer_loss(student, told, form="sum")
     assert loss.item() == pytest.approx(0, abs=1e-12)
     loss.backward()
     assert student.grad is not None
@@ -139,8 +181,8 @@ def test_an_unknown_form_is_refused() -> None:
 ANNOTATED = torch.tensor([[True, False, True], [False, False, True]])
 MASKED_LOSSES = {
     "task": lambda logits, target, **chosen: task_loss(logits, target, balance=0.5, **chosen),
-    "bernoulli": lambda logits, target, **chosen: transfer_loss(logits, 8 * target - 4, **chosen),
-    "sum": lambda logits, target, **chosen: transfer_loss(logits, 8 * target - 4, form="sum", **chosen),
+    "bernoulli": lambda logits, target, **chosen: transfer_loss(logits, 0.9 * target + 0.05, **chosen),
+    "sum": lambda logits, target, **chosen: transfer_loss(logits, 0.9 * target + 0.05, form="sum", **chosen),
 }
 
 

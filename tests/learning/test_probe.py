@@ -15,6 +15,7 @@ from lorkd_monailabel.learning.ranks import RankChoice
 from lorkd_monailabel.learning.samples import Samples
 from lorkd_monailabel.learning.training import Interrupted, Trainer
 from lorkd_monailabel.networks.segmenter import Segmenter, build_segmenter
+from lorkd_monailabel.teachers.network import NetworkTeacher
 from lorkd_monailabel.text_encoder import QueryTable
 
 MakeSamples = Callable[..., Samples]
@@ -43,7 +44,7 @@ def make_probe(
             [(weights, 1e-2)],
             queries=table,
             steps=3,
-            foundation=foundation,
+            teacher=NetworkTeacher(foundation, table),
             bf16=False,
         )
         told: dict[str, Any] = {

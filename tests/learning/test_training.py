@@ -21,6 +21,7 @@ from lorkd_monailabel.learning.losses import task_loss, transfer_loss
 from lorkd_monailabel.learning.samples import Sample, Samples
 from lorkd_monailabel.learning.training import Interrupted, Progress, Trainer, run, schedule, stop_on_signal
 from lorkd_monailabel.networks.segmenter import build_segmenter
+from lorkd_monailabel.teachers.network import NetworkTeacher
 from lorkd_monailabel.text_encoder import QueryTable
 
 MakeSamples = Callable[..., Samples]
@@ -117,11 +118,12 @@ def test_the_foundation_adds_its_transfer_loss_and_learns_nothing(
         logits = functional_call(
             decomposition.network, decomposition.weights_of("abdomen"), (sample.image[None], queries)
         )
-        teacher = foundation(sample.image[None], queries)
+        teacher = foundation(sample.image[None], queries).sigmoid()
         expected = task_loss(logits, sample.masks[None], balance=0.5) + 3.0 * transfer_loss(
             logits, teacher, form=transfer
         )
-    trainer = trainer_of(decomposition, table, foundation=foundation, beta=3.0, balance=0.5, transfer=transfer)
+    asked = NetworkTeacher(foundation, table)
+    trainer = trainer_of(decomposition, table, teacher=asked, beta=3.0, balance=0.5, transfer=transfer)
     assert trainer.train_step([sample])["abdomen"] == pytest.approx(expected.item(), rel=1e-5)
     assert all(parameter.grad is None for parameter in foundation.parameters())
 

@@ -138,7 +138,9 @@ def wait_for(server: Server) -> None:
             assert requests.get(f"{server.url}/info/", timeout=10).status_code == 200
             return
         time.sleep(0.1)
-    pytest.fail(f"the server ended, or gave no answer within {START_SECONDS} s:\n{server.log.read_text()[-3000:]}")
+    pytest.fail(
+        f"the server ended, or gave no answer within {START_SECONDS} s:\n{server.log.read_text(encoding='utf-8')[-3000:]}"
+    )
 
 
 @pytest.fixture(autouse=True)

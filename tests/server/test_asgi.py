@@ -34,7 +34,7 @@ def test_unexpected_failure_is_told_by_its_number_only(door):
     reply = requests.put(f"{door.url}/datastore/image/info", params={"image": "ct 1"}, data={"info": "[1]"}, timeout=10)
     assert (reply.status_code, set(reply.json())) == (500, {"detail", "request_id"})
     assert reply.json()["detail"] == "the server failed unexpectedly; tell its administrator the request_id"
-    log = door.log.read_text()
+    log = door.log.read_text(encoding="utf-8")
     assert f"request {reply.json()['request_id']}: the server failed unexpectedly" in log
     assert "TypeError: list indices must be integers" in log
 

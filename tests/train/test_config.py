@@ -10,6 +10,7 @@ from lorkd_monailabel.departments import department
 from lorkd_monailabel.networks.segmenter import SIZES
 from train import config
 from train.config import DecomposeConfig, PretrainConfig, load
+from train.data import spacing_of
 
 CONFIGS = {
     "default_foundation.toml": config.PretrainConfig,
@@ -81,6 +82,15 @@ def test_what_is_said_is_taken(write: Callable[[str], Path]) -> None:
     assert all(isinstance(value, float) for value in loaded.data.spacing_mm.values())
 
 
+def test_spacing_and_patch_are_one_number_or_three(write: Callable[[str], Path]) -> None:
+    text = MINIMAL + "patch = [64, 64, 32]\nspacing_mm = { default = 3, brain = [1, 1, 3.5] }\n"
+    data = load(PretrainConfig, write(text)).data
+    assert data.patch == [64, 64, 32]
+    assert data.spacing_mm == {"default": 3.0, "brain": [1.0, 1.0, 3.5]}
+    assert spacing_of(data, "brain") == (1.0, 1.0, 3.5)
+    assert spacing_of(data, "abdomen") == (3.0, 3.0, 3.0)
+
+
 def test_overrides_stand_over_the_file(write: Callable[[str], Path]) -> None:
     path = write(MINIMAL + "patch = 32\nspacing_mm = { default = 2.0 }\n")
     loaded = load(
@@ -123,6 +133,12 @@ def test_overrides_stand_over_the_file(write: Callable[[str], Path]) -> None:
         (MINIMAL, ["data.sources=[1]"], r"config key data\.sources\.0 is 1; it must be .*str"),
         (MINIMAL, ["data.spacing_mm=3"], r"config key data\.spacing_mm is 3; it must be dict"),
         (MINIMAL, ["data.spacing_mm.brain=fine"], r"config key data\.spacing_mm\.brain is 'fine'; it must be .*float"),
+        (
+            MINIMAL,
+            ["data.spacing_mm.brain=[1, 'x']"],
+            r"config key data\.spacing_mm\.brain\.1 is 'x'; it must be .*float",
+        ),
+        (MINIMAL, ["data.patch=[8, 8.5, 8]"], r"config key data\.patch\.1 is 8\.5; it must be .*int"),
         (MINIMAL, ["data.weights.brain=true"], r"config key data\.weights\.brain is True; it must be .*float"),
         (MINIMAL, ["data=5"], r"config key data is 5; it must be"),
         (

@@ -55,7 +55,7 @@ def arguments(tmp_path: Path, cases: Path) -> Callable[..., list[str]]:
             "batch_size": 2,
             "bf16": "false",
         }
-        if "sources" in (CONFIGS / config).read_text():
+        if "sources" in (CONFIGS / config).read_text(encoding="utf-8"):
             settings["data.sources"] = "[]"
         if "finetune" not in config:
             settings["network"] = "tiny"
@@ -83,7 +83,7 @@ def test_foundation_then_experts_then_a_new_revision(
     assert pretrain.main(arguments("default_foundation.toml")) == 0
     foundation = load_base(tmp_path / "run" / "foundation.safetensors", "foundation")
     assert foundation.about == {"sources": ["synthetic"], "steps": 2}
-    assert foundation.window == 8
+    assert foundation.window == (8, 8, 8)
     assert {**foundation.network, "widths": tuple(foundation.network["widths"])} == SIZES["tiny"]
 
     assert decompose.main(arguments("toy.toml", data__spacing_mm="{ default = 3, thorax = 2 }")) == 0
@@ -92,7 +92,7 @@ def test_foundation_then_experts_then_a_new_revision(
     assert f"published thorax/0001 in {tmp_path / 'store'}" in capsys.readouterr().out
     abdomen, thorax = store.header("abdomen"), store.header("thorax")
     assert (abdomen["structures"], thorax["structures"]) == (["liver", "spleen"], ["heart"])
-    assert (abdomen["spacing_mm"], thorax["spacing_mm"]) == (3.0, 2.0)
+    assert (abdomen["spacing_mm"], thorax["spacing_mm"]) == ([3.0] * 3, [2.0] * 3)
     assert abdomen["base_sha256"] == thorax["base_sha256"] == store.base().sha256
     assert store.base().about["foundation"] == foundation.sha256
     assert str(tmp_path) not in json.dumps(store.header("base"))  # a published file tells nothing of the machine
@@ -226,12 +226,12 @@ def test_lorkd_star_publishes_experts_of_the_ranks_that_its_report_explains(
     assert decompose.main(arguments("lorkd_star.toml", **star, data__weights="{ abdomen = 0, thorax = 1 }")) == 0
     run, store = tmp_path / "run", ExpertStore(tmp_path / "store")
     assert {path.name for path in run.iterdir()} == {"foundation.safetensors", "pretrain.pt", "ranks.md", "ranks.json"}
-    told = json.loads((run / "ranks.json").read_text())
+    told = json.loads((run / "ranks.json").read_text(encoding="utf-8"))
     assert told["probe_samples"] == 3
     assert told["ranks"]["abdomen"] != told["ranks"]["thorax"]
     reductions = {name: own["before"] - own["after"] for name, own in told["departments"].items()}
     mean = sum(max(reduction, 0) for reduction in reductions.values()) / 2
-    report = (run / "ranks.md").read_text()
+    report = (run / "ranks.md").read_text(encoding="utf-8")
     base = store.header("base")["about"]
     assert base["ranks"] == told["ranks"]
     for name, rank in told["ranks"].items():
@@ -249,7 +249,7 @@ def test_lorkd_star_publishes_experts_of_the_ranks_that_its_report_explains(
     for name in told["ranks"]:
         assert store.newest(name) == 2
         assert store.header(name)["ranks"] == store.header(name, 1)["ranks"]
-    assert "the run starts from an expert of that rank" in (tmp_path / "again" / "ranks.md").read_text()
+    assert "the run starts from an expert of that rank" in (tmp_path / "again" / "ranks.md").read_text(encoding="utf-8")
 
 
 def test_wrong_ranks_are_one_sentence_before_any_step(

@@ -1,0 +1,1 @@
+"""Teachers: networks of ours and of others, one call ``(image, prompts, modality) -> probabilities``."""
