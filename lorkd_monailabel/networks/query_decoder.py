@@ -48,7 +48,8 @@ class QueryDecoder(nn.Module):
         Returns:
             ``(B, N, D)``.
         """
-        positions = sine_positions(tokens.shape[2:], tokens.shape[1]).to(tokens)
+        # `to` would tie a traced network to the device that it was traced on
+        positions = sine_positions(tokens.shape[2:], tokens.shape[1]).type_as(tokens)
         flat = tokens.flatten(2).transpose(1, 2)
         for layer in self.layers:
             queries = layer(queries, flat, positions)

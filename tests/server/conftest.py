@@ -139,7 +139,8 @@ def wait_for(server: Server) -> None:
             return
         time.sleep(0.1)
     pytest.fail(
-        f"the server ended, or gave no answer within {START_SECONDS} s:\n{server.log.read_text(encoding='utf-8')[-3000:]}"
+        f"the server ended, or gave no answer within {START_SECONDS} s:\n"
+        f"{server.log.read_text(encoding='utf-8')[-3000:]}"
     )
 
 

@@ -63,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("what", nargs="?", choices=CHOICES, default="all", help="what to measure (default: all)")
     parser.add_argument("--bf16", action="store_true", help="under bfloat16 autocast")
     parser.add_argument("--ways", default="", help=f"only these, by commas, of {','.join(MAKERS)}")
+    parser.add_argument("--case", default="", help="only cases whose name has this text in it, such as '32³'")
     add_options(parser, rounds=5)
     options = parser.parse_args(argv)
     wanted = [name for name in CHOICES if name != "all" and options.what in (name, "all")]
@@ -72,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         unknown = set(only) - set(MAKERS)
         if unknown:
             raise ValueError(f"there is no way {min(unknown)!r}; use some of {', '.join(MAKERS)}")
+        if not any(comparisons(name, options, only) for name in wanted):
+            raise ValueError(f"no case has {options.case!r} in its name; leave --case out to see all")
         texts: dict[str, str] = {}
         for name, results in benchmark(wanted, options, only):
             texts[name] = write_report(results, options.output, f"eks_{name}", device=options.device)
@@ -163,7 +166,7 @@ def comparisons(name: str, options: argparse.Namespace, only: Sequence[str] = ()
         return make_ways(case.make(), names, notes=dict(case.notes))
 
     cases = CASES[name](device=options.device, bf16=options.bf16, quick=options.quick)
-    return [Comparison(case.name, partial(make, case)) for case in cases]
+    return [Comparison(case.name, partial(make, case)) for case in cases if options.case in case.name]
 
 
 def absent_departments(

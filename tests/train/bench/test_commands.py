@@ -43,7 +43,7 @@ def test_quick_comparison_writes_table_csv_and_plot(tmp_path, capsys):
 
 
 def test_only_named_ways_and_the_floor_are_run():
-    options = argparse.Namespace(device="cpu", bf16=False, quick=True)
+    options = argparse.Namespace(device="cpu", bf16=False, quick=True, case="")
     (comparison,) = eks.comparisons("unet", options, ("paper",))
     assert {phase: [way.name for way in ways] for phase, ways in comparison.make().items()} == {
         "forward": ["plain", "paper"],
