@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lorkd_monailabel.checkpoints.reading import AGAIN
 from lorkd_monailabel.networks.segmenter import SIZES, Segmenter, build_segmenter
+from lorkd_monailabel.torch_files import AGAIN
 
 HEADS = 8
 """Of SAT's attention; no shape tells it."""

@@ -19,12 +19,13 @@ from lorkd_monailabel.checkpoints.keys import (
     reference_name,
     reference_shapes,
 )
-from lorkd_monailabel.checkpoints.reading import AGAIN, check_state, read_state, without
+from lorkd_monailabel.checkpoints.reading import read_state, without
 from lorkd_monailabel.departments import department as find_department
 from lorkd_monailabel.experts import Base, Expert
 from lorkd_monailabel.networks.low_rank import factor_shapes, layer_ranks, layer_scales
 from lorkd_monailabel.networks.segmenter import Segmenter
 from lorkd_monailabel.text_encoder import QueryTable
+from lorkd_monailabel.torch_files import AGAIN, checked_tensors
 
 DEPARTMENTS = ("abdomen", "brain", "head_and_neck", "lower_limb", "pelvis", "spine", "thorax", "upper_limb")
 """In the order of LoRKD's task numbers."""
@@ -77,7 +78,7 @@ def read_lorkd(path: str | Path, ranks: Sequence[int] | None = None) -> Release:
     ]
     if ranks is not None and list(ranks) != own:
         raise ValueError(f"{path} has ranks {own}, not {list(ranks)}; give the file of those ranks, or leave them out")
-    check_state(state, release_shapes(segmenter, own), path, what=WHAT)
+    checked_tensors(state, release_shapes(segmenter, own), path, what=WHAT)
     parts = {}
     for task, department in enumerate(DEPARTMENTS):
         names = {name: _factor_names(name, task) for name in decomposed}

@@ -24,7 +24,8 @@ from lorkd_monailabel.checkpoints.keys import (
     reference_name,
 )
 from lorkd_monailabel.checkpoints.keys import reference_shapes as shapes_of
-from lorkd_monailabel.checkpoints.reading import AGAIN, check_numbers, check_state, read_state, without
+from lorkd_monailabel.checkpoints.reading import read_state, without
+from lorkd_monailabel.torch_files import AGAIN, check_numbers, checked_tensors
 
 WHAT = "checkpoint of SAT"
 _ALIAS = re.compile(r"(.*)\.all_modules\.([01])\.(weight|bias)")
@@ -58,7 +59,7 @@ def read_sat(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     state = {name: tensor for name, tensor in without(found, _DEEP_SUPERVISION) if not _ALIAS.fullmatch(name)}
     numbers = network_numbers(state, SAT, path, what=WHAT)
     segmenter = empty_segmenter(numbers, path, what=WHAT)
-    check_state(state, shapes_of(segmenter, SAT), path, what=WHAT)
+    checked_tensors(state, shapes_of(segmenter, SAT), path, what=WHAT)
     _check_aliases(found, state, path)
     return numbers, {name: state[reference_name(name, SAT)] for name in segmenter.state_dict()}
 

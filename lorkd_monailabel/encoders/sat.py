@@ -123,7 +123,7 @@ def _read(path: Path, size: MPNetSize) -> dict[str, Tensor]:
     challenge = isinstance(modalities, Tensor) and modalities.shape[:1] == (len(_CHALLENGE_MODALITIES),)
     shapes = sat_shapes(size, len(_CHALLENGE_MODALITIES if challenge else MODALITIES))
     tensors = checked_tensors(found, shapes, path, what="text encoder of SAT")
-    return {key.removeprefix("module."): tensor for key, tensor in tensors.items()}
+    return {key.removeprefix("module."): tensor.float() for key, tensor in tensors.items()}
 
 
 def _read_pieces(path: Path, size: MPNetSize) -> "Tokenizer":
