@@ -43,7 +43,7 @@ def write(subject: Subject, folder: Path) -> float:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ValueError(
-            f"format onnx needs {error.name}, which is not installed; run: pip install 'lorkd-monailabel[export]'"
+            f"format onnx needs {error.name}, which is not installed; run: pip install 'lorkd-monailabel[onnx]'"
         ) from error
     path = folder / name(subject)
     with known_warnings(), _quiet("onnxscript", "onnx_ir", "torch.onnx"):

@@ -32,7 +32,7 @@ def settings_of(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> dict[
     channels = _table(pred, "channel_def")
     told: dict[str, Any] = {
         "channels": channels or None,
-        "activation": _activation(after.get("Activations", {}), channels),
+        "activation": _activation(pred, after.get("Activations", {}), channels),
         "modality": _MODALITIES.get(str(image.get("modality", "")).casefold()),
         "multiple_of": _multiple_of(image.get("spatial_shape")),
     }
@@ -42,7 +42,9 @@ def settings_of(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> dict[
     return {key: value for key, value in told.items() if value is not None}
 
 
-def _activation(found: Mapping[str, Any], channels: Mapping[str, Any]) -> str | None:
+def _activation(pred: Mapping[str, Any], found: Mapping[str, Any], channels: Mapping[str, Any]) -> str | None:
+    if pred.get("type") == "probabilities":
+        return "none"
     for name in ("softmax", "sigmoid"):
         if found.get(name) is True:
             return name

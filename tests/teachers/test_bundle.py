@@ -176,3 +176,12 @@ def test_settings_of_bundles_as_they_are_published() -> None:
     with pytest.raises(ValueError, match="orientation 'LPS'"):
         settings_of(air, turned)
     assert settings_of({"network_data_format": [1]}, {"preprocessing": 3}) == {}
+
+
+def test_probabilities_need_no_activation() -> None:
+    """As the bundles of ``lorkd export`` say of their output."""
+    pred = {"type": "probabilities", "channel_def": {"0": "background", "1": "liver"}}
+    metadata = {"network_data_format": {"inputs": {"image": {"modality": "CT"}}, "outputs": {"pred": pred}}}
+    assert settings_of(metadata, {})["activation"] == "none"
+    del pred["type"]
+    assert settings_of(metadata, {})["activation"] == "softmax"
