@@ -1,1 +1,1 @@
-"""Benchmarks: ``python -m train.bench.eks`` and ``python -m train.bench.switching`` from the root of the repository."""
+"""Benchmarks: ``python -m train.bench.eks``, ``.switching`` and ``.cost``, from the root of the repository."""
