@@ -100,7 +100,7 @@ def _check_archive(path: Path) -> None:
             entries = archive.infolist()
     except OSError as error:
         raise ValueError(f"checkpoint {path} can't be read ({error.strerror}); check the path") from error
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, ValueError, RuntimeError) as error:
         raise ValueError(
             f"{path} is no checkpoint of torch 1.6 or newer, or not all of it is there ({size:,} bytes); {AGAIN}"
         ) from error

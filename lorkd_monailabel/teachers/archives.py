@@ -19,7 +19,7 @@ def archive_entries(path: Path) -> list[zipfile.ZipInfo]:
         size = path.stat().st_size
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+    except (OSError, zipfile.BadZipFile, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} is no archive that can be read ({error}); give the whole file") from error
     seen: set[str] = set()
     for entry in entries:

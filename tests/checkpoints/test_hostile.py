@@ -159,4 +159,4 @@ def test_a_pickle_that_is_no_zip_is_not_unpickled(tmp_path, monkeypatch):
     pickle.dump({"a": 1}, buffer)
     path.write_bytes(buffer.getvalue())
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("torch.load was asked"))
-    refusal(path)
+    assert "is no checkpoint of torch 1.6 or newer" in refusal(path)
