@@ -29,7 +29,11 @@ class Layout(NamedTuple):
 SAT = Layout("convs", "conv")
 LORKD = Layout("stages", "conv.conv")
 
-_PARTS = {"projection": "projection_layer", "query_decoder": "transformer_decoder", "mask_embedding": "mask_embed_proj"}
+_PARTS = {
+    "projection": "projection_layer",
+    "query_decoder": "transformer_decoder",
+    "mask_embedding": "mask_embed_proj",
+}
 
 
 def reference_name(name: str, layout: Layout) -> str:
@@ -47,6 +51,8 @@ def reference_name(name: str, layout: Layout) -> str:
             return f"backbone.decoder.stages.{stage}.{layout.blocks}.{block}.{inner}.{last}"
         case ["unet", "upsample", stage, last]:
             return f"backbone.decoder.transpconvs.{stage}.{last}"
+        case ["query_projection", ("0" | "2") as layer, last]:
+            return f"query_proj.{layer}.{last}"
         case [part, *rest] if part in _PARTS:
             return ".".join((_PARTS[part], *rest))
     raise ValueError(f"SAT's networks have no place for {name}; only a network of their shape can become one")
@@ -88,12 +94,17 @@ def network_numbers(found: Mapping[str, Tensor], layout: Layout, path: Path, *, 
 
     stages = count(lambda stage: convolution(stage, 0))
     dim = length("transformer_decoder.norm.weight", 0, 1)
+    if "query_proj.0.weight" in found:
+        hidden = length("query_proj.0.weight", 0, 2)
+        queries = {"query_dim": length("query_proj.0.weight", 1, 2), "query_hidden": hidden}
+    else:
+        queries = {"query_dim": dim}
     return {
+        **queries,
         "widths": tuple(length(convolution(stage, 0), 0, 5) for stage in range(stages)),
         "in_channels": length(convolution(0, 0), 1, 5),
         "convs": count(lambda block: convolution(0, block)),
         "kernel_size": length(convolution(0, 0), 2, 5),
-        "query_dim": dim,
         "dim": dim,
         "layers": count(lambda layer: f"transformer_decoder.layers.{layer}.linear1.weight"),
         "heads": HEADS,
@@ -123,4 +134,4 @@ def size_of(numbers: Mapping[str, Any]) -> str | None:
     usual = {"convs": 2, "query_dim": 768, "dim": 768, "layers": 6, "feedforward": 2048, "projection_hidden": 768}
     usual |= {"kernel_size": 3, "heads": HEADS, "token_stride": TOKEN_STRIDE}
     own = {**usual, **numbers, "widths": tuple(numbers.get("widths", ()))}
-    return next((size for size in ("nano", "pro", "sat_pro") if own == {**usual, **SIZES[size]}), None)
+    return next((size for size in ("nano", "pro", "sat_pro", "sat_huge") if own == {**usual, **SIZES[size]}), None)

@@ -32,13 +32,12 @@ _ALIAS = re.compile(r"(.*)\.all_modules\.([01])\.(weight|bias)")
 _ALIASED = re.compile(r"(.*)\.(conv|norm)\.(weight|bias)")
 _MEMBERS = ("conv", "norm")
 _DEEP_SUPERVISION = "mid_mask_embed_proj."
-_LARGER = "query_proj."
 SCALES = 6
 """SAT appends the coarsest scale to its tokens without pooling, which fits six scales only."""
 
 
 def read_sat(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read a checkpoint of SAT-Nano, SAT-Pro, or of another network of their kind.
+    """Read a checkpoint of SAT-Nano, SAT-Pro, SAT's largest (UNET-H), or of another network of their kind.
 
     Args:
         path: of a ``.pth`` file; names may have prefixes, aliases and heads for deep supervision may be there or not.
@@ -51,11 +50,6 @@ def read_sat(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
     path = Path(path)
     found = read_state(path)
-    if any(name.startswith(_LARGER) for name in found):
-        raise ValueError(
-            f"{path} is of SAT's largest kind (UNET-H), whose queries pass through two more layers, which networks "
-            "here lack; give SAT-Nano (UNET) or SAT-Pro (UNET-L)"
-        )
     state = {name: tensor for name, tensor in without(found, _DEEP_SUPERVISION) if not _ALIAS.fullmatch(name)}
     numbers = network_numbers(state, SAT, path, what=WHAT)
     segmenter = empty_segmenter(numbers, path, what=WHAT)

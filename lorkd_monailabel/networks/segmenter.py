@@ -49,6 +49,15 @@ SIZES: dict[str, dict[str, Any]] = {
         "projection_hidden": 1536,
         "mask_hidden": 384,
     },
+    "sat_huge": {
+        "widths": (256, 256, 512, 1024, 1536, 2048),
+        "in_channels": 3,
+        "convs": 3,
+        "dim": 1536,
+        "query_hidden": 1536,
+        "projection_hidden": 3072,
+        "mask_hidden": 768,
+    },
 }
 
 RARE = -3.0
@@ -68,6 +77,8 @@ class Segmenter(nn.Module):
         signed_masks: mask embeddings of any sign and with a bias. SAT's end in a GELU: over pixel features that are
             hardly negative they make logits that are hardly negative either, which takes long to train from scratch.
         token_stride: voxels of the image for one token, along each axis; a multiple of the U-Net's coarsest scale.
+        query_hidden: hidden width of a projection of the queries in two layers, which SAT's largest network has;
+            without it they pass through one layer, or none where they have the decoder's width.
 
     Attributes:
         stride: sides of an image must be multiples of it.
@@ -87,6 +98,7 @@ class Segmenter(nn.Module):
         mask_hidden: int,
         signed_masks: bool,
         token_stride: int,
+        query_hidden: int | None,
     ) -> None:
         super().__init__()
         if token_stride < 1 or token_stride % unet.stride:
@@ -94,7 +106,11 @@ class Segmenter(nn.Module):
         self.stride = token_stride
         self.unet = unet
         self.query_decoder = query_decoder
-        self.query_projection = nn.Identity() if query_dim == dim else nn.Linear(query_dim, dim)
+        self.query_projection: nn.Module = nn.Identity() if query_dim == dim else nn.Linear(query_dim, dim)
+        if query_hidden is not None:
+            self.query_projection = nn.Sequential(
+                nn.Linear(query_dim, query_hidden), nn.GELU(), nn.Linear(query_hidden, dim), nn.GELU()
+            )
         self.projection = nn.Sequential(
             nn.Linear(sum(unet.widths), projection_hidden), nn.GELU(), nn.Linear(projection_hidden, dim), nn.GELU()
         )
@@ -150,6 +166,7 @@ def build_segmenter(
     mask_hidden: int | None = None,
     signed_masks: bool = False,
     token_stride: int | None = None,
+    query_hidden: int | None = None,
 ) -> Segmenter:
     """Build a segmenter of a named size, or of the numbers given.
 
@@ -169,6 +186,7 @@ def build_segmenter(
         mask_hidden: see ``Segmenter``; ``dim`` if not given.
         signed_masks: see ``Segmenter``.
         token_stride: see ``Segmenter``; the stride of the coarsest scale if not given.
+        query_hidden: see ``Segmenter``.
 
     Raises:
         ValueError: an unknown size, or fewer than two widths.
@@ -189,4 +207,5 @@ def build_segmenter(
         mask_hidden=mask_hidden or dim,
         signed_masks=signed_masks,
         token_stride=unet.stride if token_stride is None else token_stride,
+        query_hidden=query_hidden,
     )

@@ -130,7 +130,10 @@ def endless(*shape: int) -> torch.Tensor:
             {ALIAS.replace("convs.0", "convs.7"): torch.ones(3)},
             r"has shape \(3,\), not None",
         ),
-        ({"module.query_proj.0.weight": torch.zeros(1)}, "largest kind .*; give SAT-Nano"),
+        (
+            {"module.query_proj.0.weight": torch.zeros(1)},
+            r"query_proj\.0\.weight has shape \(1,\), not 2 lengths above 0",
+        ),
     ],
 )
 def test_first_name_that_differs(state, file, changed, message):

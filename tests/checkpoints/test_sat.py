@@ -171,3 +171,18 @@ def test_only_networks_of_sats_shape_become_one():
         lorkd_nano = build_segmenter("nano").state_dict()
     with pytest.raises(ValueError, match=r"have 6 scales, .* this one has 5, 8 and signed_masks=False"):
         sat_state(SIZES["nano"], lorkd_nano)
+
+
+def test_the_largest_kind_projects_queries_in_two_layers(state, file):
+    more = {"query_proj.0.weight": (10, 9), "query_proj.0.bias": (10,)}
+    more |= {"query_proj.2.weight": (24, 10), "query_proj.2.bias": (24,)}
+    own = state("tiny") | {f"module.{name}": torch.randn(shape) for name, shape in more.items()}
+    network, weights = read_sat(file(own))
+    assert (network["query_dim"], network["query_hidden"], network["dim"]) == (9, 10, 24)
+    again = sat_state(network, weights)
+    assert again.keys() == own.keys()
+    assert all(torch.equal(again[name], tensor) for name, tensor in own.items())
+    queries = torch.randn(2, 9)
+    hidden = F.gelu(F.linear(queries, own["module.query_proj.0.weight"], own["module.query_proj.0.bias"]))
+    by_hand = F.gelu(F.linear(hidden, own["module.query_proj.2.weight"], own["module.query_proj.2.bias"]))
+    torch.testing.assert_close(plain_network(network, weights).query_projection(queries), by_hand)

@@ -13,7 +13,10 @@ def tiny() -> Segmenter:
     return build_segmenter("tiny").eval()
 
 
-@pytest.mark.parametrize(("size", "parameters"), [("nano", 57_235_872), ("pro", 109_194_624), ("sat_pro", 475_561_344)])
+@pytest.mark.parametrize(
+    ("size", "parameters"),
+    [("nano", 57_235_872), ("pro", 109_194_624), ("sat_pro", 475_561_344), ("sat_huge", 1_154_190_592)],
+)
 def test_parameter_counts_of_the_papers(size: str, parameters: int) -> None:
     with torch.device("meta"):
         network = build_segmenter(size)
