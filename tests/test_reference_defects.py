@@ -28,7 +28,7 @@ from lorkd_monailabel.networks.mixed_batch import mixed_forward
 from lorkd_monailabel.networks.segmenter import build_segmenter
 from lorkd_monailabel.teachers.network import NetworkTeacher
 from lorkd_monailabel.text_encoder import QueryTable
-from train.config import DecomposeConfig
+from train.settings import DecomposeConfig
 
 MakeExpert = Callable[..., Expert]
 ABDOMEN_AND_THORAX = ("abdomen", "thorax")

@@ -14,7 +14,7 @@ from lorkd_monailabel.learning.samples import Samples
 from lorkd_monailabel.networks.segmenter import SIZES, build_segmenter
 from lorkd_monailabel.text_encoder import QUERIES, QueryTable
 from lorkd_monailabel.volumes import three
-from train.config import DataConfig
+from train.settings import DataConfig
 
 
 def prepared_cases(
@@ -24,7 +24,7 @@ def prepared_cases(
 
     Args:
         data: which cases.
-        departments: keep these; empty keeps all that have a case.
+        departments: keep these in place of the config's.
         taught: take the masks along that a teacher made before.
 
     Raises:
@@ -35,7 +35,7 @@ def prepared_cases(
         cases = [replace(case, teacher=None) for case in cases]
     elif not any(case.teacher for case in cases):
         raise ValueError(f"no case of {data.cases} has a teacher; add one to its lines or name another teacher")
-    chosen = {name: _of(name, cases, data.limit) for name in departments or departments_of(cases)}
+    chosen = {name: _of(name, cases, data.limit) for name in departments or data.departments or departments_of(cases)}
     for name, own in chosen.items():
         if not own:
             raise ValueError(f"department {name!r} has no case in {data.cases}; leave it out or add cases")

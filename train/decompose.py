@@ -27,7 +27,7 @@ from lorkd_monailabel.teachers.choose import ChosenTeacher, teacher_of
 from lorkd_monailabel.text_encoder import QUERIES, QueryTable
 from lorkd_monailabel.volumes import three
 from train.bar import Bar
-from train.config import DecomposeConfig, parse
+from train.config import parse
 from train.data import (
     network_numbers,
     prepared_cases,
@@ -37,6 +37,7 @@ from train.data import (
     structures_of,
     table_of,
 )
+from train.settings import DecomposeConfig
 
 PATHS = ("foundation", "output", "queries", "start", "store", "teacher")
 """Keys that tell of the machine, not of the training."""
@@ -135,7 +136,7 @@ def run_decomposition(config: DecomposeConfig) -> dict[str, int]:
         network=numbers,
         window=three(config.data.patch),
         query_space=table.space,
-        about={**about, "training": settings(config), **ranks_of(choices)},
+        about={**about, "training": told(config), **ranks_of(choices)},
         intensities=config.data.intensities,
         dtype=torch.float16 if config.half else torch.float32,
     )
@@ -234,11 +235,11 @@ def ranks_of(choices: Mapping[str, RankChoice]) -> dict[str, Any]:
     return {"ranks": ranks, "loss_reductions": reductions} if reductions else {"ranks": ranks}
 
 
-def settings(config: DecomposeConfig) -> dict[str, Any]:
+def told(config: DecomposeConfig) -> dict[str, Any]:
     """Give what a run was told, without the paths of the machine that it ran on."""
-    told = asdict(config)
-    told["data"] = {key: value for key, value in told["data"].items() if key not in ("cases", "cache")}
-    return {key: value for key, value in told.items() if key not in PATHS}
+    values = asdict(config)
+    values["data"] = {key: value for key, value in values["data"].items() if key not in ("cases", "cache")}
+    return {key: value for key, value in values.items() if key not in PATHS}
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import csv
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,32 @@ from lorkd_monailabel.predictor import Predictor
 from lorkd_monailabel.prompts import Target
 from lorkd_monailabel.store import ExpertStore
 from lorkd_monailabel.volumes import read_labels, read_volume
-from train.config import EvaluateConfig, parse
+from train.config import parse
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Agreement of a store's experts with labelled cases.
+
+    Attributes:
+        cases: JSON lines, see ``lorkd_monailabel.learning.cases``.
+        store: of the experts.
+        splits: keep these; empty keeps all.
+        sources: keep these; empty keeps all.
+        structures: compare these; empty compares all that are annotated and known.
+        limit: most cases of a source; 0 takes all.
+        output: CSV file to write; empty for none.
+        device: to run on.
+    """
+
+    cases: str
+    store: str
+    splits: list[str] = field(default_factory=lambda: ["validation"])
+    sources: list[str] = field(default_factory=list)
+    structures: list[str] = field(default_factory=list)
+    limit: int = 0
+    output: str = ""
+    device: str = "cpu"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -19,8 +19,9 @@ from lorkd_monailabel.learning.training import Interrupted, stop_on_signal
 from lorkd_monailabel.networks.segmenter import build_segmenter
 from lorkd_monailabel.store import ExpertStore
 from train.bar import Bar
-from train.config import FinetuneConfig, parse
+from train.config import parse
 from train.data import prepared_cases, samples_of, sources_of, structures_of
+from train.settings import FinetuneConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:

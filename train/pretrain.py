@@ -18,8 +18,9 @@ from lorkd_monailabel.networks.segmenter import build_segmenter
 from lorkd_monailabel.store import base_header, write_file
 from lorkd_monailabel.volumes import three
 from train.bar import Bar
-from train.config import PretrainConfig, parse
+from train.config import parse
 from train.data import network_numbers, prepared_cases, samples_of, sources_of, table_of
+from train.settings import PretrainConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:

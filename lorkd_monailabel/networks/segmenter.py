@@ -39,6 +39,25 @@ SIZES: dict[str, dict[str, Any]] = {
         "heads": 4,
         "signed_masks": True,
     },
+    # The experiment of train/experiments/decomposition_small: hours on two CPU cores.
+    "small": {
+        "widths": (12, 32, 64, 128),
+        "query_dim": 384,
+        "dim": 128,
+        "layers": 3,
+        "feedforward": 256,
+        "heads": 4,
+        "signed_masks": True,
+    },
+    "small_foundation": {
+        "widths": (16, 64, 128, 256),
+        "query_dim": 384,
+        "dim": 192,
+        "layers": 3,
+        "feedforward": 384,
+        "heads": 4,
+        "signed_masks": True,
+    },
     # LoRKD-Nano and LoRKD-Pro of the paper; the latter is SAT-Nano's architecture.
     "nano": {"widths": (32, 64, 128, 256, 512), "in_channels": 3, "mask_hidden": 256, "token_stride": 32},
     "pro": {"widths": (64, 64, 128, 256, 512, 768), "in_channels": 3, "mask_hidden": 256},

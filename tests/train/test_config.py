@@ -1,4 +1,4 @@
-"""Tests of train.config."""
+"""Tests of train.config and of what stands in train/configs."""
 
 from collections.abc import Callable
 from dataclasses import is_dataclass
@@ -8,19 +8,21 @@ import pytest
 
 from lorkd_monailabel.departments import department
 from lorkd_monailabel.networks.segmenter import SIZES
-from train import config
-from train.config import DecomposeConfig, PretrainConfig, load
+from train import config, settings
+from train.config import load
 from train.data import spacing_of
+from train.evaluate import EvaluateConfig
+from train.settings import DecomposeConfig, PretrainConfig
 
 CONFIGS = {
-    "default_foundation.toml": config.PretrainConfig,
-    "default_store.toml": config.DecomposeConfig,
-    "default_store_more.toml": config.DecomposeConfig,
-    "demo.toml": config.DecomposeConfig,
-    "lorkd_star.toml": config.DecomposeConfig,
-    "toy.toml": config.DecomposeConfig,
-    "finetune.toml": config.FinetuneConfig,
-    "evaluate.toml": config.EvaluateConfig,
+    "default_foundation.toml": settings.PretrainConfig,
+    "default_store.toml": settings.DecomposeConfig,
+    "default_store_more.toml": settings.DecomposeConfig,
+    "demo.toml": settings.DecomposeConfig,
+    "lorkd_star.toml": settings.DecomposeConfig,
+    "toy.toml": settings.DecomposeConfig,
+    "finetune.toml": settings.FinetuneConfig,
+    "evaluate.toml": EvaluateConfig,
 }
 MINIMAL = 'output = "out"\n[data]\ncases = "cases.jsonl"\n'
 
@@ -52,9 +54,9 @@ def test_every_config_loads(root: Path) -> None:
 
 def test_ranks_are_equal_unless_a_config_says_otherwise(root: Path) -> None:
     told = {
-        path.name: load(config.DecomposeConfig, path)
+        path.name: load(settings.DecomposeConfig, path)
         for path in (root / "train" / "configs").rglob("*.toml")
-        if CONFIGS[path.name] is config.DecomposeConfig
+        if CONFIGS[path.name] is settings.DecomposeConfig
     }
     star = told.pop("lorkd_star.toml")
     assert {(own.rank_rule, own.transfer, len(own.ranks)) for own in told.values()} == {("equal", "bernoulli", 0)}
@@ -65,7 +67,7 @@ def test_ranks_are_equal_unless_a_config_says_otherwise(root: Path) -> None:
 
 def test_what_is_not_said_is_the_default(write: Callable[[str], Path]) -> None:
     loaded = load(PretrainConfig, write(MINIMAL))
-    assert loaded == PretrainConfig(data=config.DataConfig(cases="cases.jsonl"), output="out")
+    assert loaded == PretrainConfig(data=settings.DataConfig(cases="cases.jsonl"), output="out")
     assert loaded.data.spacing_mm == {"default": 3.0}
 
 
