@@ -15,14 +15,14 @@ from typing import Any
 
 import torch
 
-from lorkd_monailabel.experts import Base, extract
+from lorkd_monailabel.experts import Base, Expert, extract
 from lorkd_monailabel.learning.cases import PreparedCase
 from lorkd_monailabel.learning.decomposition import PHASES, RANKS, Decomposition, decompose
 from lorkd_monailabel.learning.rank_report import report
 from lorkd_monailabel.learning.ranks import RankChoice, RankRule
 from lorkd_monailabel.learning.training import Interrupted, Progress, stop_on_signal
 from lorkd_monailabel.networks.segmenter import build_segmenter
-from lorkd_monailabel.store import ExpertStore
+from lorkd_monailabel.store import ExpertStore, load_base
 from lorkd_monailabel.teachers.choose import ChosenTeacher, teacher_of
 from lorkd_monailabel.text_encoder import QUERIES, QueryTable
 from lorkd_monailabel.volumes import three
@@ -84,15 +84,13 @@ def run_decomposition(config: DecomposeConfig) -> dict[str, int]:
     decomposition = Decomposition(network, decoder_multiplier=config.decoder_multiplier, alpha=config.alpha)
     store = ExpertStore(config.store)
     if config.start:
-        start = ExpertStore(config.start)
-        base = start.base()
+        base, experts = start_of(Path(config.start), prepared)
         if (base.query_space, base.intensities) != (table.space, config.data.intensities):
             raise ValueError(
                 f"the base of {config.start} has another query table or intensities ({base.intensities}); set queries "
                 "and data.intensities to its own"
             )
-        experts = [start.load(name) for name in prepared if start.newest(name)]
-        decomposition.load(base, [expert for expert in experts if expert.base_sha256 == base.sha256])
+        decomposition.load(base, experts)
 
     bars: list[Bar] = []
 
@@ -146,6 +144,20 @@ def run_decomposition(config: DecomposeConfig) -> dict[str, int]:
     for name in (*reversed(PHASES), RANKS):  # the run is over: the same command starts another
         (Path(config.output) / f"{name}.pt").unlink(missing_ok=True)
     return published
+
+
+def start_of(path: Path, departments: Iterable[str]) -> tuple[Base, list[Expert]]:
+    """Load what to go on from: a store's newest base with its experts, or the file of a base alone.
+
+    Raises:
+        ValueError: there is no base.
+    """
+    if path.is_file():
+        return load_base(path), []
+    store = ExpertStore(path)
+    base = store.base()
+    experts = [store.load(name) for name in departments if store.newest(name)]
+    return base, [expert for expert in experts if expert.base_sha256 == base.sha256]
 
 
 def choose_teacher(config: DecomposeConfig, table: QueryTable) -> ChosenTeacher | None:

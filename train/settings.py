@@ -81,7 +81,8 @@ class DecomposeConfig:
         beta: weight of the transfer loss.
         transfer: its form, ``bernoulli`` or ``sum``, see ``lorkd_monailabel.learning.losses.transfer_loss``.
         balance: of the cross-entropy, see ``lorkd_monailabel.learning.losses.task_loss``.
-        start: store whose newest base and experts to start from; empty starts from scratch. Experts keep their ranks.
+        start: store whose newest base and experts to start from, or the file of a base; empty starts from scratch.
+            Experts keep their ranks.
         warmup_steps: of the base alone.
         steps: of base and experts together.
         batch_size: samples a step.
