@@ -1,7 +1,7 @@
 """The command line, ``lorkd``: each command is a module of ``commands``, which says what it does.
 
-Results go to the standard output, all else to the standard error. Exit status 0: done; 1: ``doctor`` or ``experts``
-found something wrong; 2: what was asked can't be done, said in one sentence; 130: interrupted.
+Results go to the standard output, all else to the standard error. Exit status 0: done; 1: ``doctor``, ``experts`` or
+``cases check`` found something wrong; 2: what was asked can't be done, said in one sentence; 130: interrupted.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from lorkd_monailabel import __version__
-from lorkd_monailabel.commands import doctor, experts, export, foundation, segment, serve, vocabulary
+from lorkd_monailabel.commands import cases, doctor, experts, export, foundation, segment, serve, vocabulary
 
 INTERRUPTED = 130
 
@@ -55,7 +55,7 @@ def parser() -> Parser:
     )
     top.add_argument("--version", action="version", version=f"lorkd {__version__}")
     subparsers = top.add_subparsers(metavar="COMMAND", required=True)
-    for command in (segment, experts, serve, doctor, vocabulary, foundation, export):
+    for command in (segment, experts, cases, serve, doctor, vocabulary, foundation, export):
         command.add_to(subparsers)
     return top
 

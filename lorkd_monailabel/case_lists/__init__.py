@@ -1,0 +1,1 @@
+"""Lists of cases: converters from the layouts of other tools, and the check that finds what will hurt."""
