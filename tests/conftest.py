@@ -11,7 +11,7 @@ import pytest
 
 if TYPE_CHECKING:  # torch takes seconds to import, and many tests need none of it
     from lorkd_monailabel.experts import Base, Expert
-    from lorkd_monailabel.learning.cases import PreparedCase
+    from lorkd_monailabel.learning.prepared import PreparedCase
     from lorkd_monailabel.learning.samples import Samples
     from lorkd_monailabel.text_encoder import QueryTable
 
@@ -111,7 +111,8 @@ def make_expert(tiny_base: "Base") -> "Callable[..., Expert]":
 @pytest.fixture(scope="session")
 def make_prepared() -> "Callable[..., PreparedCase]":
     """Make a prepared case in memory; ``structures`` maps names to departments and values in the labels."""
-    from lorkd_monailabel.learning.cases import Case, PreparedCase
+    from lorkd_monailabel.learning.cases import Case
+    from lorkd_monailabel.learning.prepared import PreparedCase
 
     def make(
         labels: np.ndarray,
@@ -214,3 +215,73 @@ def write_list(tmp_path: Path) -> Callable[[list[Any]], Path]:
         return path
 
     return write
+
+
+OBLIQUE = np.array([[2, -1, 2], [2, 2, -1], [-1, 2, 2]]) / 3  # columns: along a row, down a column, from slice to slice
+
+
+@pytest.fixture(scope="session")
+def make_series() -> "Callable[..., np.ndarray]":
+    """Write a DICOM series of noise, oblique if not told otherwise, and give its values (columns, rows, slices)."""
+    import pydicom
+    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage
+
+    def make(
+        folder: Path,
+        *,
+        uid: str = "1.2.826.0.1.3680043.10.1",
+        modality: str = "CT",
+        directions: np.ndarray = OBLIQUE,
+        shape: tuple[int, int, int] = (11, 9, 6),
+        missing: tuple[int, ...] = (),
+        shear_mm: float = 0.0,
+        slopes: tuple[float, ...] = (1.0,),
+        image_type: str = "ORIGINAL",
+    ) -> np.ndarray:
+        folder.mkdir(parents=True, exist_ok=True)
+        stored = np.random.default_rng(int(uid.rpartition(".")[2])).integers(0, 2000, shape).astype(np.int16)
+        values = np.empty(shape, np.float32)
+        for z in range(shape[2]):
+            slope = slopes[z % len(slopes)]
+            values[:, :, z] = stored[:, :, z] * slope - 1000
+            file = pydicom.Dataset()
+            file.SOPClassUID = CTImageStorage if modality == "CT" else MRImageStorage
+            file.SOPInstanceUID = f"{uid}.{z + 1}"
+            file.StudyInstanceUID, file.SeriesInstanceUID = "1.2.826.0.1.3680043.10", uid
+            file.FrameOfReferenceUID = f"{uid}.0"
+            file.PatientName, file.PatientID = "Doe^Jane", "MRN-4711"
+            file.PatientBirthDate, file.PatientSex = "19700101", "F"
+            file.StudyDate, file.StudyTime, file.StudyID, file.AccessionNumber = "20260101", "120000", "1", ""
+            file.ReferringPhysicianName, file.Manufacturer, file.PositionReferenceIndicator = "", "", ""
+            file.Modality, file.SeriesNumber, file.InstanceNumber = modality, 1, z + 1
+            file.ImageType = [image_type, "PRIMARY", "AXIAL" if image_type == "ORIGINAL" else "LOCALIZER"]
+            place = np.array([-30.0, 12.0, 55.0]) + directions[:, 2] * 2.5 * z + directions[:, 0] * shear_mm * z
+            file.ImagePositionPatient = [f"{each:.8g}" for each in place]
+            file.ImageOrientationPatient = [f"{each:.8g}" for each in directions[:, :2].T.ravel()]
+            file.PixelSpacing, file.SliceThickness = [0.9, 0.7], 2.5
+            file.Columns, file.Rows, _ = shape
+            file.SamplesPerPixel, file.PhotometricInterpretation = 1, "MONOCHROME2"
+            file.BitsAllocated, file.BitsStored, file.HighBit, file.PixelRepresentation = 16, 16, 15, 1
+            file.RescaleSlope, file.RescaleIntercept = slope, -1000
+            file.PixelData = stored[:, :, z].T.tobytes()
+            file.file_meta = pydicom.dataset.FileMetaDataset()
+            file.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+            file.is_little_endian, file.is_implicit_VR = True, False
+            if z not in missing:  # names run against the order in space
+                file.save_as(folder / f"{uid}_Doe_Jane_{shape[2] - z}", write_like_original=False)
+        return values
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def series_affine() -> "Callable[..., np.ndarray]":
+    """Voxel index to RAS+ mm of what ``make_series`` writes."""
+
+    def make(directions: np.ndarray = OBLIQUE) -> np.ndarray:
+        affine = np.eye(4)
+        affine[:3, :3] = directions * [0.7, 0.9, 2.5]
+        affine[:3, 3] = -30, 12, 55
+        return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+
+    return make

@@ -1,15 +1,18 @@
 """From a ``DataConfig`` to a stream of samples."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from lorkd_monailabel.learning.cases import Case, PreparedCase, departments_of, prepare, read_cases
+from lorkd_monailabel.learning.cases import Case, departments_of, read_cases
+from lorkd_monailabel.learning.prepared import PreparedCase, prepare, sweep_drafts
 from lorkd_monailabel.learning.samples import Samples
 from lorkd_monailabel.networks.segmenter import SIZES, build_segmenter
 from lorkd_monailabel.text_encoder import QUERIES, QueryTable
@@ -20,7 +23,9 @@ from train.settings import DataConfig
 def prepared_cases(
     data: DataConfig, departments: Sequence[str] = (), *, taught: bool = False
 ) -> dict[str, list[PreparedCase]]:
-    """Prepare every case of every department, with a progress bar; what is in the cache is read from there.
+    """Prepare every case of every department, with a progress bar; what is in the cache is read and checked.
+
+    With several workers as many processes prepare side by side.
 
     Args:
         data: which cases.
@@ -39,24 +44,15 @@ def prepared_cases(
     for name, own in chosen.items():
         if not own:
             raise ValueError(f"department {name!r} has no case in {data.cases}; leave it out or add cases")
-    prepared = defaultdict(list)
-    with tqdm(total=sum(map(len, chosen.values())), desc="prepare cases", unit="case") as bar:
-        for name, own in chosen.items():
-            spacing_mm = spacing_of(data, name)
-            x, y, z = (side * step / 2 for side, step in zip(three(data.patch), spacing_mm, strict=True))
-            for case in own:
-                prepared[name].append(
-                    prepare(
-                        case,
-                        department=name,
-                        spacing_mm=spacing_mm,
-                        margin_mm=(x, y, z),
-                        cache=Path(data.cache),
-                        intensities=data.intensities,
-                    )
-                )
-                bar.update()
-    return dict(prepared)
+    sweep_drafts(Path(data.cache))
+    wanted = [partial(prepare, case, **_settings(data, name)) for name, own in chosen.items() for case in own]
+    prepared: dict[str, list[PreparedCase]] = {name: [] for name in chosen}
+    with tqdm(_made(wanted, data.workers), total=len(wanted), desc="prepare cases", unit="case") as bar:
+        for case in bar:
+            if isinstance(case, Exception):
+                raise case
+            prepared[case.department].append(case)
+    return prepared
 
 
 def samples_of(data: DataConfig, prepared: dict[str, list[PreparedCase]], *, stride: int, seed: int) -> Samples:
@@ -64,11 +60,15 @@ def samples_of(data: DataConfig, prepared: dict[str, list[PreparedCase]], *, str
     return Samples(
         prepared,
         weights={name: data.weights.get(name, data.weights.get("default", 1.0)) for name in prepared},
+        source_weights=data.source_weights,
         patch=data.patch,
         stride=stride,
         max_queries=data.max_queries,
         all_structures=data.all_structures,
+        foreground=data.foreground,
+        negatives=data.negatives,
         augment=data.augment,
+        variations=data.variations,
         seed=seed,
     )
 
@@ -103,6 +103,44 @@ def structures_of(prepared: Sequence[PreparedCase]) -> tuple[str, ...]:
 def sources_of(prepared: Iterable[PreparedCase]) -> list[str]:
     """Name the data sets of prepared cases, sorted."""
     return sorted({case.case.source for case in prepared})
+
+
+class _Preparations(Dataset[PreparedCase | Exception]):
+    """Cases that are prepared when they are asked for; an error is handed over, as a process would else wrap it."""
+
+    def __init__(self, wanted: Sequence[Callable[[], PreparedCase]]) -> None:
+        self.wanted = wanted
+
+    def __len__(self) -> int:
+        return len(self.wanted)
+
+    def __getitem__(self, index: int) -> PreparedCase | Exception:
+        try:
+            return self.wanted[index]()
+        except (ValueError, OSError) as error:
+            return error
+
+
+def _made(wanted: Sequence[Callable[[], PreparedCase]], workers: int) -> Iterable[PreparedCase | Exception]:
+    """Prepare cases in order, side by side where there are several processes."""
+    return DataLoader(
+        _Preparations(wanted),
+        batch_size=None,
+        num_workers=workers if workers > 1 else 0,
+        generator=torch.Generator(),  # else the loader draws from the numbers that the network begins with
+    )
+
+
+def _settings(data: DataConfig, department: str) -> dict[str, Any]:
+    spacing_mm = spacing_of(data, department)
+    x, y, z = (side * step / 2 for side, step in zip(three(data.patch), spacing_mm, strict=True))
+    return {
+        "department": department,
+        "spacing_mm": spacing_mm,
+        "margin_mm": (x, y, z),
+        "cache": Path(data.cache),
+        "intensities": data.intensities,
+    }
 
 
 def _of(department: str, cases: Sequence[Case], limit: int) -> list[Case]:

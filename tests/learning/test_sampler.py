@@ -1,6 +1,8 @@
 """Tests of lorkd_monailabel.learning.sampler."""
 
+import time
 from collections import Counter
+from itertools import islice
 
 import pytest
 
@@ -50,3 +52,30 @@ def test_processes_share_the_indices() -> None:
     assert list(shares[1]) == [4, 7, 10, 13, 16, 19]
     assert sorted(index for share in shares for index in share) == alone
     assert [len(share) for share in shares] == [6, 6, 5]
+
+
+@pytest.mark.parametrize("world", [1, 64])
+def test_a_long_run_on_many_processes_resumed_in_the_middle_shows_every_index_once(world: int) -> None:
+    batch, steps, stopped = 64, 1000, 437
+    first = [ShareOfSamples(0, steps * batch, rank=rank, world=world) for rank in range(world)]
+    second = [ShareOfSamples(stopped * batch, steps * batch, rank=rank, world=world) for rank in range(world)]
+    before = [index for share in first for index in islice(share, stopped * batch // world)]
+    after = [index for share in second for index in share]
+    assert sorted(before + after) == list(range(steps * batch))
+    assert {len(share) for share in second} == {(steps - stopped) * batch // world}
+
+
+def test_neither_a_late_start_nor_many_processes_cost_more() -> None:
+    """A share and a department cost the same at the first index as at the ten to the twelfth."""
+
+    def cost(start: int, world: int) -> float:
+        began = time.perf_counter()
+        for number in range(16):
+            share = ShareOfSamples(start, start + 10**9 * world, rank=number % world, world=world)
+            assert len(share) == 10**9
+            for index in islice(share, 4):
+                assert department_at(index, {"a": 1.0, "b": 2.0}, seed=0) in "ab"
+        return time.perf_counter() - began
+
+    early, late = (min(cost(*at) for _ in range(3)) for at in ((0, 1), (10**12, 4096)))
+    assert late < 10 * early

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lorkd_monailabel.learning.cases import PreparedCase
+from lorkd_monailabel.learning.prepared import PreparedCase
 from lorkd_monailabel.learning.samples import Sample, Samples, case_weights
 
 Make = Callable[..., PreparedCase]
@@ -183,7 +183,20 @@ def test_cases_weigh_by_their_structures_and_the_root_of_their_source(make_prepa
     cases = [make_prepared(blocks(), one, source="large") for _ in range(4)]
     cases.append(make_prepared(blocks(), two, source="small"))
     # 1 / sqrt(4) each for the four, 2 / sqrt(1) for the fifth: 4 in all.
-    assert case_weights(cases) == pytest.approx([0.125, 0.125, 0.125, 0.125, 0.5])
+    assert case_weights(cases, {}) == pytest.approx([0.125, 0.125, 0.125, 0.125, 0.5])
+
+
+def test_a_label_of_several_values_is_one_mask(make_prepared: Make) -> None:
+    labels = blocks()
+    labels[0, 0, 0] = -3
+    structures = {"liver": ("abdomen", (1, 2, 3, 3)), "spleen": ("abdomen", (-3, 9)), "stomach": ("abdomen", ())}
+    samples = stream({"abdomen": [make_prepared(labels, structures, image=labels)]}, patch=20, negatives=1.0)
+    sample = samples[0]
+    masks = dict(zip(sample.names, sample.masks.numpy(), strict=True))
+    assert sample.names.index("stomach") == 2  # absent ones come last
+    assert np.array_equal(masks["liver"], np.isin(labels, (1, 2, 3)).astype(np.float32))
+    assert masks["spleen"].sum() == masks["spleen"][0, 0, 0] == 1
+    assert not masks["stomach"].any()
 
 
 @pytest.mark.parametrize("changed", [{"patch": 0}, {"max_queries": 0}, {"patch": -8}])

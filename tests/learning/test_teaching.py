@@ -11,12 +11,15 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from lorkd_monailabel.learning import cases as cases_module
-from lorkd_monailabel.learning.cases import PreparedCase, case_of, departments_of, prepare
+from lorkd_monailabel.learning import prepared as prepared_module
+from lorkd_monailabel.learning.cases import case_of, departments_of
 from lorkd_monailabel.learning.decomposition import Decomposition
+from lorkd_monailabel.learning.engine import Engine
 from lorkd_monailabel.learning.losses import task_loss, transfer_loss
+from lorkd_monailabel.learning.prepared import PreparedCase, prepare
 from lorkd_monailabel.learning.samples import Samples
-from lorkd_monailabel.learning.training import Trainer, run
+from lorkd_monailabel.learning.trainer import Trainer
+from lorkd_monailabel.learning.training import run
 from lorkd_monailabel.networks.segmenter import build_segmenter
 from lorkd_monailabel.teachers.channels import ChannelTeacher, channels_of
 from lorkd_monailabel.teachers.masks import StoredMasks
@@ -97,7 +100,7 @@ def test_one_label_volume_and_a_folder_of_hard_masks_give_equal_samples(
             assert a.teacher is not None
             assert b.teacher is not None
             torch.testing.assert_close(a.teacher, b.teacher, rtol=0, atol=0, equal_nan=True)
-            truth = one.labels  # of the liver, the case's label volume has it too
+            truth = np.asarray(one.labels)  # of the liver, the case's label volume has it too
             for name, mask, taught in zip(a.names, a.masks, a.teacher, strict=True):
                 annotated = a.annotated is None or bool(a.annotated[a.names.index(name)])
                 assert annotated == (name == "spleen") == bool(taught.isnan().all())
@@ -164,10 +167,10 @@ def test_masks_are_kept_apart_by_file_and_settings(preparation: Preparation, tmp
         raise AssertionError("read anew")
 
     with monkeypatch.context() as patch:
-        patch.setattr(cases_module, "read_volume", refuse)
+        patch.setattr(prepared_module, "read_volume", refuse)
         again = preparation(told)
         assert again.teacher is not None
-        assert isinstance(again.teacher.array, np.memmap)
+        assert isinstance(again.teacher.array, prepared_module.MappedArray)
         assert first.teacher is not None
         assert np.array_equal(again.teacher.array, first.teacher.array)
         for changed in ({"intensities": "sat"}, {"spacing_mm": (3.0, 3.0, 2.0)}, {"margin_mm": (6.0, 6.0, 3.0)}):
@@ -209,7 +212,13 @@ def test_structures_without_labels_follow_the_teacher_alone(
     network = build_segmenter("tiny").eval()
     weights = dict(network.named_parameters())
     trainer = Trainer(
-        network, lambda department: weights, [(weights, 1.0)], queries=table, steps=1, beta=2.0, bf16=False
+        network,
+        lambda department: weights,
+        [(weights, 1.0)],
+        queries=table,
+        steps=1,
+        beta=2.0,
+        engine=Engine(bf16=False),
     )
     queries = table.queries(sample.names, "ct")
     logits = functional_call(network, weights, (sample.image[None], queries))
@@ -253,7 +262,7 @@ def follow(samples: Samples, table: QueryTable, folder: Path, teacher: Teacher |
         steps=60,
         teacher=teacher,
         beta=30.0,
-        bf16=False,
+        engine=Engine(bf16=False),
     )
     run(
         trainer,

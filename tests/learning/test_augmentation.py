@@ -1,0 +1,88 @@
+"""Tests of lorkd_monailabel.learning.augmentation."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from monai.transforms import RandAffineGrid, Resample
+
+from lorkd_monailabel.learning.augmentation import MOVED, VARIATIONS, Augmentation, moved, sampling_grid
+
+SHAPE = (14, 10, 12)
+
+
+def image() -> torch.Tensor:
+    """A smooth image with a value for each place."""
+    x, y, z = torch.meshgrid(*(torch.arange(length, dtype=torch.float32) for length in SHAPE), indexing="ij")
+    return (torch.sin(x / 3) + torch.cos(y / 2) + z / 10)[None]
+
+
+def test_patches_move_as_monai_moves_them() -> None:
+    augmentation, moves = Augmentation(), 0
+    monai = RandAffineGrid(rotate_range=(0.2,) * 3, translate_range=(4,) * 3, scale_range=(0.15,) * 3)
+    for seed in range(12):
+        motion = augmentation.motion(SHAPE, np.random.default_rng(seed))
+        rng = np.random.default_rng(seed)
+        if rng.random() >= MOVED:
+            assert motion is None
+            continue
+        assert motion is not None
+        monai.set_random_state(state=np.random.RandomState(rng.bit_generator))
+        grid = monai(SHAPE)
+        for mode in ("bilinear", "nearest"):
+            theirs = Resample(mode=mode, padding_mode="border")(image(), grid).as_tensor()
+            ours = moved(image(), motion, mode)
+            # a voxel half between two others may go either way
+            assert ((ours - theirs).abs() < 1e-4).float().mean() > (0.98 if mode == "nearest" else 0.9999)
+        moves += 1
+    assert moves >= 3
+
+
+def test_a_shift_by_whole_voxels_is_exact() -> None:
+    affine = torch.eye(4, dtype=torch.float64)
+    affine[:3, 3] = torch.tensor([2.0, -1.0, 3.0])
+    result = moved(image(), sampling_grid(affine, SHAPE), "bilinear")
+    torch.testing.assert_close(result[:, :-2, 1:, :-3], image()[:, 2:, :-1, 3:], rtol=0, atol=1e-5)
+
+
+def test_the_share_of_moved_patches() -> None:
+    augmentation, count = Augmentation(), 300
+    moves = sum(augmentation.motion((2, 2, 2), np.random.default_rng(seed)) is not None for seed in range(count))
+    assert abs(moves - count * MOVED) < 4 * math.sqrt(count * MOVED * (1 - MOVED))
+
+
+def test_intensities_follow_the_generator_alone() -> None:
+    augmentation = Augmentation(VARIATIONS)
+    first = [augmentation.varied(image(), np.random.default_rng(seed)) for seed in range(6)]
+    torch.rand(3)
+    again = [Augmentation(VARIATIONS).varied(image(), np.random.default_rng(seed)) for seed in reversed(range(6))]
+    assert all(torch.equal(one, other) for one, other in zip(first, reversed(again), strict=True))
+    assert len({each.numpy().tobytes() for each in first}) > 3
+    assert all((type(each), each.dtype, each.shape) == (torch.Tensor, torch.float32, (1, *SHAPE)) for each in first)
+
+
+def roughness(patch: torch.Tensor) -> float:
+    return float(sum(patch.diff(dim=axis).abs().mean() for axis in (1, 2, 3)))
+
+
+@pytest.mark.parametrize("variation", VARIATIONS)
+def test_a_variation_does_what_its_name_says(variation: str) -> None:
+    noisy = image() + torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(0))
+    plain = {type(each) for each in Augmentation()._intensities}
+    (transform,) = [each for each in Augmentation([variation])._intensities if type(each) not in plain]
+    transform.set_random_state(seed=0)
+    drawn = [transform(noisy).as_subclass(torch.Tensor) for _ in range(40)]
+    changed = [patch for patch in drawn if not torch.equal(patch, noisy)]
+    assert 2 <= len(changed) <= 22
+    for patch in changed:
+        if variation == "gamma":
+            assert torch.equal(patch.flatten().argsort(stable=True), noisy.flatten().argsort(stable=True))
+            assert patch.mean().item() == pytest.approx(noisy.mean().item(), abs=0.02)
+        else:
+            assert roughness(patch) < roughness(noisy)
+
+
+def test_an_unknown_variation_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"variation 'flip' must be one of gamma, blur, low_resolution"):
+        Augmentation(["blur", "flip"])
