@@ -16,11 +16,12 @@ from torch.func import functional_call
 
 from lorkd_monailabel.experts import Base, Expert, fuse, fused_network, plain_network
 from lorkd_monailabel.learning.decomposition import Decomposition
+from lorkd_monailabel.learning.engine import Engine
 from lorkd_monailabel.learning.losses import feature_transfer_loss
 from lorkd_monailabel.learning.norms import department_norms
 from lorkd_monailabel.learning.sampler import ShareOfSamples
 from lorkd_monailabel.learning.samples import Samples
-from lorkd_monailabel.learning.training import Trainer
+from lorkd_monailabel.learning.trainer import Trainer
 from lorkd_monailabel.networks import mixed_batch
 from lorkd_monailabel.networks.classifier import Classifier, build_student, feature_projection
 from lorkd_monailabel.networks.low_rank import Factors, delta_weight
@@ -61,7 +62,13 @@ def test_layer_gives_absent_departments_no_gradient_so_that_weight_decay_leaves_
     decomposition = Decomposition(build_segmenter("tiny"), ranks=dict.fromkeys(ABDOMEN_AND_THORAX, 1))
     trained = [(decomposition.weights, 1e-2), (decomposition.factor_tensors(), 1e-2)]
     trainer = Trainer(
-        decomposition.network, decomposition.weights_of, trained, queries=table, steps=9, weight_decay=0.5, bf16=False
+        decomposition.network,
+        decomposition.weights_of,
+        trained,
+        queries=table,
+        steps=9,
+        weight_decay=0.5,
+        engine=Engine(bf16=False),
     )
     samples = make_samples(*ABDOMEN_AND_THORAX)
     trainer.train_step([samples[index] for index in range(6)])  # both have momentum now
@@ -162,7 +169,7 @@ def test_cls_distillation_is_on(table: QueryTable, make_samples: Callable[..., S
             steps=2,
             teacher=NetworkTeacher(foundation, table),
             beta=beta,
-            bf16=False,
+            engine=Engine(bf16=False),
         )
         name = next(iter(network.low_rank_weights()))
         gradients.append(torch.autograd.grad(trainer.loss(sample, weights), weights[name])[0])
@@ -195,7 +202,9 @@ def test_cls_and_seg_have_a_warm_up() -> None:
 
 def test_cls_every_recipe_is_run_by_a_test(root: Path) -> None:
     tested = "".join(path.read_text(encoding="utf-8") for path in (root / "tests" / "train").glob("test_*.py"))
-    recipes = [path.stem for path in (root / "train").glob("*.py") if "= parse(" in path.read_text(encoding="utf-8")]
+    sources = {path.stem: path.read_text(encoding="utf-8") for path in (root / "train").glob("*.py")}
+    sources = {name: text for name, text in sources.items() if "def main(" in text}
+    recipes = [name for name, text in sources.items() if "= parse(" in text or "return run_recipe(" in text]
     assert {"decompose", "evaluate", "finetune", "pretrain"} <= set(recipes)
     for recipe in recipes:
         assert f"{recipe}.main(" in tested or f"train.{recipe}" in tested, recipe

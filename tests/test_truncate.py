@@ -10,6 +10,7 @@ import torch
 
 from lorkd_monailabel.departments import structure
 from lorkd_monailabel.experts import Base, Expert, fused_network, kept_energy, tensors_sha256, truncate
+from lorkd_monailabel.learning.engine import Engine
 from lorkd_monailabel.learning.finetuning import finetune
 from lorkd_monailabel.learning.samples import Samples
 from lorkd_monailabel.networks.low_rank import Factors, delta_weight, factor_shapes
@@ -180,7 +181,7 @@ def test_a_truncated_expert_is_published_served_and_trained_on(
         batch_size=1,
         learning_rate=1e-2,
         balance=0.5,
-        bf16=False,
+        engine=Engine(bf16=False),
         checkpoint=tmp_path / "finetune.pt",
         report=lambda progress: None,
         stop=lambda: False,

@@ -1,33 +1,39 @@
 """Decompose a teacher into a base and an expert for each department, and publish them.
 
     python -m train.decompose train/configs/default_store.toml --set data.cases=cases.jsonl
+    torchrun --nproc-per-node 8 -m train.decompose train/configs/nano.toml --set data.cases=cases.jsonl
 
 Stop with Ctrl+C and run again to go on. Base and experts are added to ``store`` as new revisions. ``ranks.md`` in
-``output`` says why each department got its rank, ``ranks.json`` the same for programs.
+``output`` says why each department got its rank, ``ranks.json`` the same for programs; ``report.html`` shows how the
+run went.
 """
 
 import json
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from lorkd_monailabel.experts import Base, Expert, extract
-from lorkd_monailabel.learning.cases import PreparedCase
+from lorkd_monailabel.experts import Base, extract
 from lorkd_monailabel.learning.decomposition import PHASES, RANKS, Decomposition, decompose
+from lorkd_monailabel.learning.distributed import World
+from lorkd_monailabel.learning.engine import BACKEND, Engine
+from lorkd_monailabel.learning.prepared import PreparedCase
 from lorkd_monailabel.learning.rank_report import report
 from lorkd_monailabel.learning.ranks import RankChoice, RankRule
-from lorkd_monailabel.learning.training import Interrupted, Progress, stop_on_signal
+from lorkd_monailabel.learning.sharding import shard
+from lorkd_monailabel.learning.training import stop_on_signal
 from lorkd_monailabel.networks.segmenter import build_segmenter
-from lorkd_monailabel.store import ExpertStore, load_base
+from lorkd_monailabel.store import ExpertStore
+from lorkd_monailabel.teachers.channels import ChannelTeacher
 from lorkd_monailabel.teachers.choose import ChosenTeacher, teacher_of
+from lorkd_monailabel.teachers.network import NetworkTeacher
+from lorkd_monailabel.teachers.protocol import Teacher
 from lorkd_monailabel.text_encoder import QUERIES, QueryTable
 from lorkd_monailabel.volumes import three
-from train.bar import Bar
-from train.config import parse
 from train.data import (
     network_numbers,
     prepared_cases,
@@ -37,10 +43,9 @@ from train.data import (
     structures_of,
     table_of,
 )
+from train.recipe import Session, cases_once, engine_of, overlays, run_recipe, told
 from train.settings import DecomposeConfig
-
-PATHS = ("foundation", "output", "queries", "start", "store", "teacher")
-"""Keys that tell of the machine, not of the training."""
+from train.start import base_and_experts
 
 PRECOMPUTED = "precomputed"
 """The teacher of a config whose cases name masks that were made before."""
@@ -51,19 +56,11 @@ FARTHEST = 1.5
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the recipe; returns the exit status."""
-    config: DecomposeConfig = parse(DecomposeConfig, __doc__ or "", argv)
-    try:
-        published = run_decomposition(config)
-    except (ValueError, OSError, Interrupted) as error:
-        print(error, file=sys.stderr)
-        return 130 if isinstance(error, Interrupted) else 2
-    for department, revision in published.items():
-        print(f"published {department}/{revision:04d} in {config.store}")
-    return 0
+    return run_recipe(run_decomposition, DecomposeConfig, __doc__ or "", argv)
 
 
-def run_decomposition(config: DecomposeConfig) -> dict[str, int]:
-    """Train and publish; return department -> revision."""
+def run_decomposition(config: DecomposeConfig, world: World) -> list[str]:
+    """Train and publish."""
     rule = RankRule(
         name=config.rank_rule,
         rank=config.rank,
@@ -72,9 +69,11 @@ def run_decomposition(config: DecomposeConfig) -> dict[str, int]:
         most=config.most_rank,
         given=config.ranks,
     )
+    output, engine = Path(config.output), engine_of(config.engine, world)
     table = table_of(config.queries)
-    chosen = choose_teacher(config, table)
-    prepared = prepared_cases(config.data, taught=chosen is None)
+    chosen = choose_teacher(config, table, engine)
+    with cases_once(world):
+        prepared = prepared_cases(config.data, taught=chosen is None)
     if chosen is not None and chosen.spacing_mm is not None:
         check_spacing(config, chosen.spacing_mm, prepared)
     torch.manual_seed(config.seed)
@@ -82,30 +81,19 @@ def run_decomposition(config: DecomposeConfig) -> dict[str, int]:
     network = build_segmenter(**numbers)
     stride = max(network.stride, chosen.stride if chosen else 1)  # powers of two: patches fit both
     decomposition = Decomposition(network, decoder_multiplier=config.decoder_multiplier, alpha=config.alpha)
-    store = ExpertStore(config.store)
     if config.start:
-        base, experts = start_of(Path(config.start), prepared)
-        if (base.query_space, base.intensities) != (table.space, config.data.intensities):
-            raise ValueError(
-                f"the base of {config.start} has another query table or intensities ({base.intensities}); set queries "
-                "and data.intensities to its own"
-            )
-        decomposition.load(base, experts)
-
-    bars: list[Bar] = []
-
-    def show(phase: str) -> Callable[[Progress], None]:
-        bars.append(Bar(phase))
-        return bars[-1]
+        load_start(config, decomposition, table, prepared)
+    samples = samples_of(replace(config.data, all_structures=False), prepared, stride=stride, seed=config.seed)
 
     def ranked(choices: Mapping[str, RankChoice]) -> None:
-        write_ranks(config, choices, rule, decomposition)
+        if world.first:
+            write_ranks(config, choices, rule, decomposition)
 
-    with stop_on_signal() as stop:
-        try:
+    with Session(config, output, world) as session:
+        with stop_on_signal() as stop:
             choices = decompose(
                 decomposition,
-                samples_of(replace(config.data, all_structures=False), prepared, stride=stride, seed=config.seed),
+                samples,
                 warmup_samples=samples_of(config.data, prepared, stride=stride, seed=config.seed),
                 teacher=chosen.teacher if chosen else None,
                 queries=table,
@@ -116,9 +104,9 @@ def run_decomposition(config: DecomposeConfig) -> dict[str, int]:
                 expert_learning_rate=config.expert_learning_rate,
                 beta=config.beta,
                 balance=config.balance,
-                bf16=config.bf16,
-                folder=Path(config.output),
-                report=show,
+                engine=engine,
+                folder=output,
+                report=session.listener,
                 stop=stop,
                 workers=config.data.workers,
                 transfer=config.transfer,
@@ -126,42 +114,43 @@ def run_decomposition(config: DecomposeConfig) -> dict[str, int]:
                 probe_samples=config.probe_samples,
                 ranked=ranked,
             )
-        finally:
-            for bar in bars:
-                bar.close()
-    about = chosen.about if chosen else {"teacher": {"kind": PRECOMPUTED}}
-    base = decomposition.base(
-        network=numbers,
-        window=three(config.data.patch),
-        query_space=table.space,
-        about={**about, "training": told(config), **ranks_of(choices)},
-        intensities=config.data.intensities,
-        dtype=torch.float16 if config.half else torch.float32,
-    )
-    if table.space != QueryTable.load(QUERIES).space:
-        store.publish_queries(table)
-    published = publish(config, decomposition, store, base=base, prepared=prepared)
-    for name in (*reversed(PHASES), RANKS):  # the run is over: the same command starts another
-        (Path(config.output) / f"{name}.pt").unlink(missing_ok=True)
-    return published
+        if not world.first:
+            return []
+        about = chosen.about if chosen else {"teacher": {"kind": PRECOMPUTED}}
+        base = decomposition.base(
+            network=numbers,
+            window=three(config.data.patch),
+            query_space=table.space,
+            about={**about, "training": told(config), **ranks_of(choices)},
+            intensities=config.data.intensities,
+            dtype=torch.float16 if config.half else torch.float32,
+        )
+        published = publish(config, decomposition, table, base=base, prepared=prepared)
+        for name in (*reversed(PHASES), RANKS):  # the run is over: the same command starts another
+            (output / f"{name}.pt").unlink(missing_ok=True)
+        session.report("Decomposition", overlays(samples, network, table, decomposition.weights_of))
+    return [f"published {department}/{revision:04d} in {config.store}" for department, revision in published.items()]
 
 
-def start_of(path: Path, departments: Iterable[str]) -> tuple[Base, list[Expert]]:
-    """Load what to go on from: a store's newest base with its experts, or the file of a base alone.
+def load_start(
+    config: DecomposeConfig, decomposition: Decomposition, table: QueryTable, departments: Iterable[str]
+) -> None:
+    """Bring a decomposition to where it starts.
 
     Raises:
-        ValueError: there is no base.
+        ValueError: there is no base, or it does not go with the config.
     """
-    if path.is_file():
-        return load_base(path), []
-    store = ExpertStore(path)
-    base = store.base()
-    experts = [store.load(name) for name in departments if store.newest(name)]
-    return base, [expert for expert in experts if expert.base_sha256 == base.sha256]
+    base, experts = base_and_experts(Path(config.start), departments)
+    if (base.query_space, base.intensities) != (table.space, config.data.intensities):
+        raise ValueError(
+            f"the base of {config.start} has another query table or intensities ({base.intensities}); set queries "
+            "and data.intensities to its own"
+        )
+    decomposition.load(base, experts)
 
 
-def choose_teacher(config: DecomposeConfig, table: QueryTable) -> ChosenTeacher | None:
-    """Load the teacher of a config; None where the cases bring its masks.
+def choose_teacher(config: DecomposeConfig, table: QueryTable, engine: Engine) -> ChosenTeacher | None:
+    """Load the teacher of a config, ready for the engine; None where the cases bring its masks.
 
     Raises:
         ValueError: none or two are named, or it can't be loaded.
@@ -172,7 +161,28 @@ def choose_teacher(config: DecomposeConfig, table: QueryTable) -> ChosenTeacher 
     if config.teacher == PRECOMPUTED:
         return None
     path = Path(config.teacher or config.foundation)
-    return teacher_of(path, table=table, intensities=config.data.intensities)
+    chosen = teacher_of(path, table=table, intensities=config.data.intensities)
+    place_teacher(chosen.teacher, engine, name=str(path))
+    return chosen
+
+
+def place_teacher(teacher: Teacher, engine: Engine, *, name: str) -> None:
+    """Bring a teacher to the device of the run, or spread it over its processes, and compile it, as the engine is told.
+
+    Raises:
+        ValueError: it is no foundation, which alone can be spread and compiled.
+    """
+    if isinstance(teacher, NetworkTeacher):
+        if engine.shard:
+            shard(teacher.segmenter, engine.world)
+        teacher.segmenter.to(engine.world.device)
+        if engine.compile:
+            teacher.segmenter.compile(backend=BACKEND)
+        return
+    if engine.shard:
+        raise ValueError(f"engine.shard spreads a foundation, and {name} is another teacher; set it to false")
+    if isinstance(teacher, ChannelTeacher) and isinstance(teacher.network, nn.Module):
+        teacher.network.to(engine.world.device)
 
 
 def check_spacing(config: DecomposeConfig, spacing_mm: tuple[float, float, float], departments: Iterable[str]) -> None:
@@ -193,13 +203,16 @@ def check_spacing(config: DecomposeConfig, spacing_mm: tuple[float, float, float
 def publish(
     config: DecomposeConfig,
     decomposition: Decomposition,
-    store: ExpertStore,
+    table: QueryTable,
     *,
     base: Base,
     prepared: Mapping[str, Sequence[PreparedCase]],
 ) -> dict[str, int]:
     """Publish the base, then every department's expert over it; return department -> revision."""
     dtype = torch.float16 if config.half else torch.float32
+    store = ExpertStore(config.store)
+    if table.space != QueryTable.load(QUERIES).space:
+        store.publish_queries(table)
     store.publish_base(base)
     return {
         department: store.publish(
@@ -245,13 +258,6 @@ def ranks_of(choices: Mapping[str, RankChoice]) -> dict[str, Any]:
     reductions = {name: choice.reduction for name, choice in choices.items() if choice.reduction is not None}
     ranks = {name: choice.rank for name, choice in choices.items()}
     return {"ranks": ranks, "loss_reductions": reductions} if reductions else {"ranks": ranks}
-
-
-def told(config: DecomposeConfig) -> dict[str, Any]:
-    """Give what a run was told, without the paths of the machine that it ran on."""
-    values = asdict(config)
-    values["data"] = {key: value for key, value in values["data"].items() if key not in ("cases", "cache")}
-    return {key: value for key, value in values.items() if key not in PATHS}
 
 
 if __name__ == "__main__":

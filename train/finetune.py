@@ -2,10 +2,10 @@
 
     python -m train.finetune train/configs/finetune.toml --set data.cases=cases.jsonl --set department=abdomen
 
-Stop with Ctrl+C and run again to go on.
+Stop with Ctrl+C and run again to go on. What it is compared with in LoRKD, Table III, are plain networks of the same
+size, from the base alone or from scratch: ``train.pretrain`` of one department, with and without ``start``.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,73 +13,75 @@ from pathlib import Path
 import torch
 
 from lorkd_monailabel.departments import department as find_department
-from lorkd_monailabel.experts import extract
+from lorkd_monailabel.experts import as_float, extract, fuse
+from lorkd_monailabel.learning.distributed import World
 from lorkd_monailabel.learning.finetuning import finetune
-from lorkd_monailabel.learning.training import Interrupted, stop_on_signal
+from lorkd_monailabel.learning.training import stop_on_signal
 from lorkd_monailabel.networks.segmenter import build_segmenter
 from lorkd_monailabel.store import ExpertStore
-from train.bar import Bar
-from train.config import parse
 from train.data import prepared_cases, samples_of, sources_of, structures_of
+from train.recipe import Session, cases_once, engine_of, overlays, run_recipe
 from train.settings import FinetuneConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the recipe; returns the exit status."""
-    config: FinetuneConfig = parse(FinetuneConfig, __doc__ or "", argv)
-    try:
-        revision = run_finetuning(config)
-    except (ValueError, OSError, Interrupted) as error:
-        print(error, file=sys.stderr)
-        return 130 if isinstance(error, Interrupted) else 2
-    print(f"published {config.department}/{revision:04d} in {config.store}")
-    return 0
+    return run_recipe(run_finetuning, FinetuneConfig, __doc__ or "", argv)
 
 
-def run_finetuning(config: FinetuneConfig) -> int:
-    """Train and publish; return the new revision."""
+def run_finetuning(config: FinetuneConfig, world: World) -> list[str]:
+    """Train and publish."""
     department = find_department(config.department).id
     store = ExpertStore(config.store)
     expert = store.load(department)
     base = store.base(expert.base_sha256)
     data = replace(config.data, spacing_mm={"default": list(expert.spacing_mm)}, intensities=base.intensities)
-    prepared = prepared_cases(data, [department])
+    with cases_once(world):
+        prepared = prepared_cases(data, [department])
     with torch.device("meta"):
         stride = build_segmenter(**base.network).stride
     torch.manual_seed(config.seed)
-    checkpoint = Path(config.output) / f"{department}-{expert.revision:04d}-{base.sha256[:12]}.pt"
-    with stop_on_signal() as stop, Bar(f"finetune {department}") as bar:
-        factors = finetune(
-            base,
-            expert,
-            samples_of(data, prepared, stride=stride, seed=config.seed),
-            queries=store.queries(base.query_space),
-            steps=config.steps,
-            batch_size=config.batch_size,
-            learning_rate=config.learning_rate,
-            balance=config.balance,
-            bf16=config.bf16,
-            checkpoint=checkpoint,
-            report=bar,
-            stop=stop,
-            workers=data.workers,
+    output, queries = Path(config.output), store.queries(base.query_space)
+    samples = samples_of(data, prepared, stride=stride, seed=config.seed)
+    checkpoint = output / f"{department}-{expert.revision:04d}-{base.sha256[:12]}.pt"
+    with Session(config, output, world) as session:
+        with stop_on_signal() as stop:
+            factors = finetune(
+                base,
+                expert,
+                samples,
+                queries=queries,
+                steps=config.steps,
+                batch_size=config.batch_size,
+                learning_rate=config.learning_rate,
+                balance=config.balance,
+                engine=engine_of(config.engine, world),
+                checkpoint=checkpoint,
+                report=session.listener("finetune", f"finetune {department}"),
+                stop=stop,
+                workers=data.workers,
+            )
+        if not world.first:
+            return []
+        cases = prepared[department]
+        revision = store.publish(
+            extract(
+                factors,
+                department=department,
+                base_sha256=base.sha256,
+                spacing_mm=expert.spacing_mm,
+                structures=tuple(dict.fromkeys((*expert.structures, *structures_of(cases)))),
+                parent=expert.revision,
+                about={"sources": sources_of(cases), "cases": len(cases), "steps": config.steps},
+                norms=expert.norms,
+                dtype=next(iter(expert.factors.values()))[0].dtype,
+            )
         )
-    cases = prepared[department]
-    revision = store.publish(
-        extract(
-            factors,
-            department=department,
-            base_sha256=base.sha256,
-            spacing_mm=expert.spacing_mm,
-            structures=tuple(dict.fromkeys((*expert.structures, *structures_of(cases)))),
-            parent=expert.revision,
-            about={"sources": sources_of(cases), "cases": len(cases), "steps": config.steps},
-            norms=expert.norms,
-            dtype=next(iter(expert.factors.values()))[0].dtype,
-        )
-    )
-    checkpoint.unlink()  # the run is over: the next one starts from the new revision
-    return revision
+        checkpoint.unlink()  # the run is over: the next one starts from the new revision
+        weights = fuse(as_float(base.weights), factors.pairs(), factors.scales, as_float(expert.norms))
+        shown = overlays(samples, build_segmenter(**base.network), queries, lambda name: weights)
+        session.report(f"Retraining of {department}, revision {revision}", shown)
+    return [f"published {department}/{revision:04d} in {config.store}"]
 
 
 if __name__ == "__main__":

@@ -15,12 +15,17 @@ class DataConfig:
         limit: most cases of a source for each department; 0 keeps all.
         spacing_mm: department -> spacing of its grid, one number or three; ``default`` for the others.
         weights: department -> how often it is drawn; ``default`` for the others.
+        source_weights: source -> how often its cases are drawn, times the root of their number; ``default`` for the
+            others. LoRKD lets some sources count threefold.
         patch: voxels along each axis, one number or three.
         max_queries: structures asked for at once.
+        foreground: share of the patches that are cut around a structure; the others lie anywhere.
+        negatives: largest share of absent structures among those asked for.
         intensities: that the networks see, ``fixed`` or ``sat``, see ``lorkd_monailabel.volumes.normalise``.
         all_structures: ask for structures of other departments too where the case has them; an expert never does.
         augment: vary geometry and intensities.
-        workers: processes that make samples.
+        variations: more of them, of ``gamma``, ``blur`` and ``low_resolution``.
+        workers: processes that make samples, and that prepare cases.
         cache: folder of prepared cases.
     """
 
@@ -31,29 +36,74 @@ class DataConfig:
     limit: int = 0
     spacing_mm: dict[str, float | list[float]] = field(default_factory=lambda: {"default": 3.0})
     weights: dict[str, float] = field(default_factory=lambda: {"default": 1.0})
+    source_weights: dict[str, float] = field(default_factory=dict)
     patch: int | list[int] = 64
     max_queries: int = 16
+    foreground: float = 1.0
+    negatives: float = 0.5
     intensities: str = "fixed"
     all_structures: bool = False
     augment: bool = True
+    variations: list[str] = field(default_factory=list)
     workers: int = 1
     cache: str = ".cache/prepared"
 
 
 @dataclass(frozen=True)
+class EngineConfig:
+    """How steps are computed, whatever is learned.
+
+    Attributes:
+        bf16: train under bfloat16 autocast.
+        accumulate: parts that a process cuts its share of a batch into, to need the memory of one part.
+        ema: decay of the average of what is trained, which is published in its place; 0 for none.
+        compile: compile the networks, where there is a compiler.
+        shard: spread the foundation over the processes (FSDP2): pretrain's own, decompose's teacher.
+        save_every_s: seconds between checkpoints.
+        tensorboard: write curves for TensorBoard into the folder of the run.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``; several processes take a GPU each.
+    """
+
+    bf16: bool = True
+    accumulate: int = 1
+    ema: float = 0.0
+    compile: bool = False
+    shard: bool = False
+    save_every_s: float = 60.0
+    tensorboard: bool = False
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
 class PretrainConfig:
-    """A foundation trained from scratch; ``queries`` is the path of its query table, empty for the package's own."""
+    """A plain network that learns all of its weights: a foundation, or a specialist where there is one department.
+
+    Attributes:
+        data: cases.
+        output: folder of the run; the network becomes ``foundation.safetensors`` there.
+        network: its size.
+        queries: path of its query table; empty for the package's own.
+        start: what to go on from: the file of a foundation or base, or a store, whose base is fused with the expert of
+            the only department; empty starts from scratch.
+        steps: of the schedule.
+        batch_size: samples a step.
+        learning_rate: of all weights.
+        balance: of the cross-entropy, see ``lorkd_monailabel.learning.losses.task_loss``.
+        seed: of everything drawn.
+        engine: how steps are computed.
+    """
 
     data: DataConfig
     output: str
     network: str = "toy_foundation"
     queries: str = ""
+    start: str = ""
     steps: int = 1000
     batch_size: int = 8
     learning_rate: float = 1e-3
     balance: float = 0.5
-    bf16: bool = True
     seed: int = 0
+    engine: EngineConfig = field(default_factory=EngineConfig)
 
 
 @dataclass(frozen=True)
@@ -89,8 +139,8 @@ class DecomposeConfig:
         learning_rate: of the base.
         expert_learning_rate: of the factors.
         half: publish in half precision.
-        bf16: train under bfloat16 autocast.
         seed: of everything drawn.
+        engine: how steps are computed.
     """
 
     data: DataConfig
@@ -119,8 +169,8 @@ class DecomposeConfig:
     learning_rate: float = 1e-3
     expert_learning_rate: float = 1e-3
     half: bool = False
-    bf16: bool = True
     seed: int = 0
+    engine: EngineConfig = field(default_factory=EngineConfig)
 
 
 @dataclass(frozen=True)
@@ -136,8 +186,8 @@ class FinetuneConfig:
         batch_size: samples a step.
         learning_rate: of the factors.
         balance: of the cross-entropy, see ``lorkd_monailabel.learning.losses.task_loss``.
-        bf16: train under bfloat16 autocast.
         seed: of everything drawn.
+        engine: how steps are computed.
     """
 
     data: DataConfig
@@ -148,5 +198,5 @@ class FinetuneConfig:
     batch_size: int = 4
     learning_rate: float = 1e-3
     balance: float = 0.5
-    bf16: bool = True
     seed: int = 0
+    engine: EngineConfig = field(default_factory=EngineConfig)

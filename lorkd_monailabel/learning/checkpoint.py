@@ -8,9 +8,12 @@ import torch
 
 
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:
-    """Write a state beside its place, flush it to the disk and move it there in one step."""
+    """Write a state beside its place, flush it to the disk and move it there in one step.
+
+    What a process leaves that is killed meanwhile, the next one overwrites.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = path.with_name(f".{path.name}.draft")
     try:
         with open(draft, "wb") as file:
             torch.save(state, file)

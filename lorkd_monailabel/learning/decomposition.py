@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from lorkd_monailabel.experts import Base, Expert, fuse, tensors_sha256
+from lorkd_monailabel.learning.engine import Engine
 from lorkd_monailabel.learning.probe import Probe
 from lorkd_monailabel.learning.ranks import RankChoice, RankRule, check_rank, choose_ranks, needs_losses
 from lorkd_monailabel.learning.samples import Samples
-from lorkd_monailabel.learning.training import Progress, Trained, Trainer, Weights, run
+from lorkd_monailabel.learning.trainer import Trained, Trainer, Weights
+from lorkd_monailabel.learning.training import Progress, run
 from lorkd_monailabel.networks.low_rank import Factors, decomposable, layer_ranks, layer_scales, rank_limit
 from lorkd_monailabel.networks.segmenter import Segmenter
 from lorkd_monailabel.teachers.protocol import Teacher
@@ -188,7 +190,7 @@ def decompose(
     expert_learning_rate: float,
     beta: float,
     balance: float,
-    bf16: bool,
+    engine: Engine,
     folder: Path,
     report: Callable[[str], Callable[[Progress], None]],
     stop: Callable[[], bool],
@@ -213,7 +215,7 @@ def decompose(
         expert_learning_rate: of the factors.
         beta: weight of the transfer loss.
         balance: of the cross-entropy, see ``task_loss``.
-        bf16: train under bfloat16 autocast.
+        engine: how steps are computed.
         folder: of the checkpoints ``warmup.pt`` and ``joint.pt``, and of ``ranks.pt`` where losses were measured.
         report: name of a phase -> what to tell of its steps.
         stop: asked after every step.
@@ -236,7 +238,7 @@ def decompose(
     measure = needs_losses(rule, departments, kept=kept, limit=decomposition.rank_limit, warmup_steps=warmup_steps)
     told: dict[str, Any] = {"beta": beta, "balance": balance, "transfer": transfer, "warmup_steps": warmup_steps}
 
-    def trainer_of(weights_of: Weights, trained: Trained, length: int) -> Trainer:
+    def trainer_of(weights_of: Weights | None, trained: Trained, length: int) -> Trainer:
         return Trainer(
             decomposition.network,
             weights_of,
@@ -247,7 +249,7 @@ def decompose(
             beta=beta,
             transfer=transfer,
             balance=balance,
-            bf16=bf16,
+            engine=engine,
         )
 
     def run_phase(name: str, trainer: Trainer, stream: Samples) -> None:
@@ -274,11 +276,12 @@ def decompose(
     base = decomposition.weights
     choices = {} if measure else attach(decide(None))
     if warmup_steps:
-        trainer = trainer_of(lambda department: base, [(base, learning_rate)], warmup_steps)
+        trainer = trainer_of(None, [(base, learning_rate)], warmup_steps)
         probe = None
         if measure:
             told |= {"probe_samples": probe_samples, "seed": samples.seed, "departments": list(departments)}
             told |= {"kept": kept, "rule": asdict(rule), "start": tensors_sha256(base)[:12]}
+            told = engine.world.share(told)
             path = folder / f"{RANKS}.pt"
             probe = Probe(trainer, samples, count=probe_samples, path=path, run=told, stop=stop, choose=decide)
             probe.begin(folder / f"{warmup}.pt")

@@ -4,8 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lorkd_monailabel.experts import Base, Expert, as_float, fuse
+from lorkd_monailabel.learning.engine import Engine
 from lorkd_monailabel.learning.samples import Samples
-from lorkd_monailabel.learning.training import Progress, Trainer, run
+from lorkd_monailabel.learning.trainer import Trainer
+from lorkd_monailabel.learning.training import Progress, run
 from lorkd_monailabel.networks.low_rank import Factors
 from lorkd_monailabel.networks.segmenter import build_segmenter
 from lorkd_monailabel.teachers.protocol import Teacher
@@ -22,7 +24,7 @@ def finetune(
     batch_size: int,
     learning_rate: float,
     balance: float,
-    bf16: bool,
+    engine: Engine,
     checkpoint: Path,
     report: Callable[[Progress], None],
     stop: Callable[[], bool],
@@ -41,7 +43,7 @@ def finetune(
         batch_size: samples a step.
         learning_rate: of the factors.
         balance: of the cross-entropy, see ``task_loss``.
-        bf16: train under bfloat16 autocast.
+        engine: how steps are computed.
         checkpoint: state of the run; resumed where it is there.
         report: told after every step.
         stop: asked after every step.
@@ -61,10 +63,10 @@ def finetune(
             f"expert {expert.department}/{expert.revision:04d} belongs to base {expert.base_sha256[:12]}, "
             f"not to {base.sha256[:12]}; use the base it was published with"
         )
-    weights = as_float(base.weights)
+    weights = {name: tensor.to(engine.world.device) for name, tensor in as_float(base.weights).items()}
     factors = Factors(weights, ranks=expert.ranks, scales=expert.scales)
     factors.load_pairs(expert.factors)
-    norms = as_float(expert.norms)
+    norms = {name: tensor.to(engine.world.device) for name, tensor in as_float(expert.norms).items()}
     trainer = Trainer(
         build_segmenter(**base.network),
         lambda department: fuse(weights, factors.pairs(), factors.scales, norms),
@@ -74,7 +76,7 @@ def finetune(
         teacher=teacher,
         beta=beta,
         balance=balance,
-        bf16=bf16,
+        engine=engine,
     )
     run(
         trainer,

@@ -1,4 +1,7 @@
-"""The losses of the same samples before and after the warm-up, and the ranks that follow, kept with the run."""
+"""The losses of the same samples before and after the warm-up, and the ranks that follow, kept with the run.
+
+Several processes measure a share of the samples each; what they found stands on the first one's disk.
+"""
 
 import math
 from collections.abc import Callable, Mapping
@@ -11,7 +14,8 @@ import torch
 from lorkd_monailabel.learning.checkpoint import load_checkpoint, save_checkpoint
 from lorkd_monailabel.learning.ranks import RankChoice
 from lorkd_monailabel.learning.samples import Samples
-from lorkd_monailabel.learning.training import Interrupted, Trainer
+from lorkd_monailabel.learning.trainer import Trainer
+from lorkd_monailabel.learning.training import Interrupted
 
 SEED = 7919
 """Added to the seed of the training samples: the probe's samples are others."""
@@ -52,6 +56,7 @@ class Probe:
         if count < 1:
             raise ValueError(f"probe_samples {count} must be at least 1; set probe_samples in the config")
         self.trainer = trainer
+        self.world = trainer.engine.world
         self.samples = samples
         self.count = count
         self.path = path
@@ -70,13 +75,14 @@ class Probe:
             ValueError: the checkpoint is there, but of another run than this; or ``choose`` can't.
             Interrupted: ``stop`` said so.
         """
-        if not checkpoint.exists():  # whatever an earlier run found is of no concern to a new one
+        if not self.world.any(self.world.first and checkpoint.exists()):
+            # whatever an earlier run found is of no concern to a new one
             before = self._losses()
             self.choose(means(finite_pairs(before, before)))  # refuses what it could not take after the warm-up
             self.found = {"run": self.run, "before": before}
-            save_checkpoint(self.found, self.path)
+            self._save()
             return
-        self.found = load_checkpoint(self.path) or {}
+        self.found = self.world.share(load_checkpoint(self.path) if self.world.first else None) or {}
         if not self.found:
             raise ValueError(f"{checkpoint} is of a warm-up that began without a probe; remove it to start anew")
         known = self.found["run"]
@@ -100,8 +106,12 @@ class Probe:
                 department: {**asdict(choice), "samples": len(pairs[department])}
                 for department, choice in self.choose(means(pairs)).items()
             }
-            save_checkpoint(self.found, self.path)
+            self._save()
         return {department: RankChoice(**choice) for department, choice in self.found["choices"].items()}
+
+    def _save(self) -> None:
+        if self.world.first:
+            save_checkpoint(self.found, self.path)
 
     def _losses(self) -> Losses:
         modes = [(module, module.training) for module in self.trainer.network.modules()]
@@ -114,23 +124,17 @@ class Probe:
 
     @torch.no_grad()
     def _losses_of(self, department: str) -> list[float]:
-        own = Samples(
-            {department: self.samples.cases[department]},
-            weights={department: 1.0},
-            patch=self.samples.patch,
-            stride=self.samples.stride,
-            max_queries=self.samples.max_queries,
-            augment=self.samples.augmentation is not None,
-            seed=self.samples.seed + SEED,
-            all_structures=self.samples.all_structures,
-        )
-        weights = self.trainer.weights_of(department)
-        losses = []
-        for index in range(self.count):
-            losses.append(self.trainer.loss(own[index], weights).item())
-            if self.stop():
+        own = self.samples.only(department, seed=self.samples.seed + SEED)
+        weights = self.trainer.weights(department)
+        losses = [0.0] * self.count
+        for start in range(0, self.count, self.world.size):  # all processes ask a teacher that is spread over them
+            index = start + self.world.rank
+            loss = self.trainer.loss(own[index % self.count], weights).item()
+            if index < self.count:
+                losses[index] = loss
+            if self.world.any(self.stop()):
                 raise Interrupted("stopped while the losses of the departments were measured; run again to go on")
-        return losses
+        return self.world.sum(losses)
 
 
 def finite_pairs(before: Losses, after: Losses) -> dict[str, list[tuple[float, float]]]:

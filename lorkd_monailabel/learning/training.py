@@ -1,41 +1,27 @@
 """The one training loop: for a foundation, for base and experts together, for one expert alone.
 
-What differs is which weights a department's plain network has (``weights_of``) and which of them are trained. In a step
-every department present runs once through ``torch.func.functional_call`` with its own weights, and gradients add up:
-with normalisation per sample this is exactly the mixed batch of LoRKD's EKS convolution, with one department's
-activations in memory at a time. A department that is absent gets no gradient and does not move.
+Each of several processes runs it on its share of every batch; one process is the case of a share of all.
+
+A run that is stopped, killed or moved to another number of processes goes on from its checkpoint with the losses that
+an unbroken run would have had: samples and dropout are functions of a sample's number in the whole run.
 """
 
-import math
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils.data import DataLoader
 
 from lorkd_monailabel.learning.checkpoint import load_checkpoint, save_checkpoint
-from lorkd_monailabel.learning.losses import check_transfer_form, task_loss, transfer_loss
+from lorkd_monailabel.learning.engine import OutOfMemory, is_out_of_memory, smaller
 from lorkd_monailabel.learning.sampler import ShareOfSamples
 from lorkd_monailabel.learning.samples import Sample, Samples
-from lorkd_monailabel.teachers.protocol import Teacher
-from lorkd_monailabel.text_encoder import QueryTable
-
-SAVE_EVERY_S = 60.0
-MOST_SKIPPED = 20
-
-Weights = Callable[[str], Mapping[str, Tensor]]
-"""Department -> the weights of its plain network."""
-
-Trained = Sequence[tuple[Mapping[str, Tensor], float]]
-"""Groups of named tensors with their learning rates."""
+from lorkd_monailabel.learning.trainer import Trainer
 
 
 class Interrupted(Exception):
@@ -52,6 +38,9 @@ class Progress:
         loss: mean over the departments of the batch.
         losses: department -> its loss in this step.
         seconds_left: at the pace so far.
+        learning_rate: of the first group of tensors, in this step.
+        samples_per_second: of all processes, since this one started.
+        waiting: share of that time that the loop waited for samples; 0..1.
     """
 
     step: int
@@ -59,131 +48,9 @@ class Progress:
     loss: float
     losses: dict[str, float]
     seconds_left: float
-
-
-class Trainer:
-    """Optimises named tensors so that each department's network does its task and follows a teacher.
-
-    Args:
-        network: plain network that is called with a department's weights.
-        weights_of: department -> weights, differentiable in the trained tensors.
-        trained: groups of named tensors with their learning rates.
-        queries: table of query vectors.
-        teacher: frozen; samples that bring a teacher's masks need none. None trains the others on the task alone.
-        beta: weight of the transfer loss (LoRKD Eq. 9).
-        transfer: form of the transfer loss, see ``transfer_loss``.
-        balance: see ``task_loss``.
-        weight_decay: of AdamW.
-        steps: length of the schedule: linear warm-up over a twentieth, then cosine to zero.
-        bf16: run the networks under bfloat16 autocast.
-
-    Raises:
-        ValueError: an unknown form of the transfer loss.
-    """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        weights_of: Weights,
-        trained: Trained,
-        *,
-        queries: QueryTable,
-        steps: int,
-        teacher: Teacher | None = None,
-        beta: float = 0.1,
-        transfer: str = "bernoulli",
-        balance: float = 0.0,
-        weight_decay: float = 1e-2,
-        bf16: bool = True,
-    ) -> None:
-        check_transfer_form(transfer)
-        self.network = network
-        self.weights_of = weights_of
-        self.trained = {name: tensor for group, _ in trained for name, tensor in group.items()}
-        self.queries = queries
-        self.steps = steps
-        self.teacher = teacher
-        self.beta = beta
-        self.transfer = transfer
-        self.balance = balance
-        self.bf16 = bf16
-        self.step = 0
-        self.skipped = 0
-        self.rates = [rate for _, rate in trained]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": list(group.values()), "lr": rate} for group, rate in trained], weight_decay=weight_decay
-        )
-
-    def train_step(self, samples: Sequence[Sample]) -> dict[str, float]:
-        """Take one optimiser step on a batch; return the mean loss of each department present.
-
-        A step whose gradients are not finite leaves all weights as they are.
-
-        Raises:
-            ValueError: many such steps in a row.
-        """
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * schedule(self.step, self.steps)
-        self.optimizer.zero_grad(set_to_none=True)
-        losses = {}
-        for department in sorted({sample.department for sample in samples}):
-            own = [sample for sample in samples if sample.department == department]
-            weights = self.weights_of(department)
-            loss = torch.stack([self.loss(sample, weights) for sample in own]).sum()
-            (loss / len(samples)).backward()
-            losses[department] = loss.item() / len(own)
-        if nn.utils.clip_grad_norm_(list(self.trained.values()), 1.0).isfinite():
-            self.optimizer.step()
-            self.skipped = 0
-        else:  # instance norm divides by the spread of a channel, which can vanish on a small patch
-            self.skipped += 1
-            if self.skipped >= MOST_SKIPPED:
-                raise ValueError(
-                    f"the gradients of {self.skipped} steps in a row are not finite; set a smaller learning rate"
-                )
-        self.step += 1
-        return losses
-
-    def loss(self, sample: Sample, weights: Mapping[str, Tensor]) -> Tensor:
-        """Compute the loss of one sample with a department's weights, differentiably: task plus beta times transfer."""
-        image = sample.image[None].to(memory_format=torch.channels_last_3d)
-        queries = self.queries.queries(sample.names, sample.modality)
-        with torch.autocast(image.device.type, torch.bfloat16, enabled=self.bf16):
-            logits = functional_call(self.network, dict(weights), (image, queries))
-        annotated = None if sample.annotated is None else sample.annotated[None]
-        loss = task_loss(logits.float(), sample.masks[None], annotated=annotated, balance=self.balance)
-        probabilities = sample.teacher
-        if probabilities is None and self.teacher is not None:
-            with torch.no_grad(), torch.autocast(image.device.type, torch.bfloat16, enabled=self.bf16):
-                probabilities = self.teacher(sample.image, sample.names, sample.modality)
-        if probabilities is None:
-            return loss
-        return loss + self.beta * transfer_loss(logits.float(), probabilities[None].float(), form=self.transfer)
-
-    def state(self) -> dict[str, Any]:
-        """Everything that the next step depends on."""
-        return {
-            "step": self.step,
-            "trained": {name: tensor.detach() for name, tensor in self.trained.items()},
-            "optimizer": self.optimizer.state_dict(),
-            "random": torch.get_rng_state(),
-        }
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Take up a state.
-
-        Raises:
-            ValueError: it belongs to other tensors.
-        """
-        shapes = {name: tensor.shape for name, tensor in state.get("trained", {}).items()}
-        if shapes != {name: tensor.shape for name, tensor in self.trained.items()}:
-            raise ValueError("the checkpoint belongs to another network or other departments; remove it to start anew")
-        with torch.no_grad():
-            for name, tensor in self.trained.items():
-                tensor.copy_(state["trained"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["random"])
-        self.step = state["step"]
+    learning_rate: float
+    samples_per_second: float
+    waiting: float
 
 
 def run(
@@ -198,49 +65,109 @@ def run(
 ) -> None:
     """Train to the end of the schedule, resuming from ``checkpoint`` where there is one.
 
+    At the end the averages that the engine may have asked for stand in the place of the trained tensors.
+
     Args:
-        trainer: to run.
+        trainer: to run; every process starts from the first one's tensors.
         samples: stream to draw batches from.
-        batch_size: samples a step.
-        checkpoint: saved every minute, at a stop and at the end.
-        report: told after every step.
-        stop: asked after every step.
-        workers: processes that make samples; 0 makes them in this one.
+        batch_size: samples of an optimiser step, over all processes.
+        checkpoint: saved on the way, at a stop and at the end, by the first process, which alone needs to see it.
+        report: told after every step, on every process.
+        stop: asked after every step; one process that is told to stop stops all.
+        workers: processes that make samples, of each process; 0 makes them in this one.
 
     Raises:
         Interrupted: ``stop`` said so; the state is saved.
+        ValueError: the batch can't be shared by the processes; the checkpoint is of another run; memory does not
+            suffice.
     """
-    state = load_checkpoint(checkpoint)
-    if state is not None:
-        trainer.load(state)
+    engine, world = trainer.engine, trainer.engine.world
+    own = engine.share(batch_size)
+    _resume(trainer, checkpoint)
     first = trainer.step
     began = saved = time.monotonic()
-    for batch in _batches(samples, trainer, batch_size, workers):
-        losses = trainer.train_step(batch)
+    waited = 0.0
+    batches = _batches(samples, trainer, own, workers)
+    while trainer.step < trainer.steps:
+        asked = time.monotonic()
+        batch = next(batches)
+        waited += time.monotonic() - asked
+        losses = _step(trainer, batch, samples, batch_size=batch_size, checkpoint=checkpoint)
         now = time.monotonic()
-        done = trainer.step - first
-        left = (now - began) / done * (trainer.steps - trainer.step)
-        report(Progress(trainer.step, trainer.steps, sum(losses.values()) / len(losses), losses, left))
-        if stop():
-            save_checkpoint(trainer.state(), checkpoint)
-            raise Interrupted(f"stopped after step {trainer.step} of {trainer.steps}; run again to go on")
-        if now - saved > SAVE_EVERY_S:
-            save_checkpoint(trainer.state(), checkpoint)
+        done, seconds = trainer.step - first, max(now - began, 1e-9)
+        report(
+            Progress(
+                step=trainer.step,
+                steps=trainer.steps,
+                loss=sum(losses.values()) / len(losses),
+                losses=losses,
+                seconds_left=seconds / done * (trainer.steps - trainer.step),
+                learning_rate=trainer.optimizer.param_groups[0]["lr"],
+                samples_per_second=done * batch_size / seconds,
+                waiting=min(1.0, waited / seconds),
+            )
+        )
+        stopped, due = world.sum([stop(), world.first and now - saved >= engine.save_every_s])
+        if stopped or due or trainer.step == trainer.steps:
+            _save(trainer, checkpoint)
             saved = now
-    if trainer.step > first:
-        save_checkpoint(trainer.state(), checkpoint)
+        if stopped:
+            raise Interrupted(f"stopped after step {trainer.step} of {trainer.steps}; run again to go on")
+    trainer.finish()
 
 
-def _batches(samples: Samples, trainer: Trainer, batch_size: int, workers: int) -> Iterable[list[Sample]]:
-    indices = ShareOfSamples(trainer.step * batch_size, trainer.steps * batch_size)
-    return DataLoader(
-        samples,
-        batch_size=batch_size,
-        sampler=indices,
-        num_workers=workers,
-        collate_fn=list,
-        generator=torch.Generator(),  # the loader's seed must not come from dropout's numbers: a resumed run draws anew
-        worker_init_fn=_leave_signals_to_parent,
+def _step(
+    trainer: Trainer, batch: list[Sample], samples: Samples, *, batch_size: int, checkpoint: Path
+) -> dict[str, float]:
+    try:
+        return trainer.train_step(batch)
+    except OutOfMemory as error:
+        reason, whole = str(error), True
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        reason, whole = str(error).partition("\n")[0] or type(error).__name__, False
+    # the error is gone here, and with it the tensors that its traceback held
+    if whole:
+        _save(trainer, checkpoint)
+    advice = smaller(trainer.engine, batch_size=batch_size, patch=samples.patch, stride=samples.stride)
+    kept = "its state is saved" if whole else "the last checkpoint stands"
+    raise ValueError(f"step {trainer.step + 1} lacked memory ({reason}), {kept}; {advice} and run again to go on")
+
+
+def _resume(trainer: Trainer, checkpoint: Path) -> None:
+    """Take up the checkpoint; without one, let every process start as the first one does."""
+    world = trainer.engine.world
+    state = load_checkpoint(checkpoint) if world.first else None
+    if world.size > 1 and not world.any(state is not None):
+        state = trainer.state()
+    state = world.share(state)
+    if state is not None:
+        trainer.load(state)
+
+
+def _save(trainer: Trainer, checkpoint: Path) -> None:
+    """Save on the first process; the others wait until it is done."""
+    state, world = trainer.state(), trainer.engine.world
+    if world.first:
+        save_checkpoint(state, checkpoint)
+    world.barrier()
+
+
+def _batches(samples: Samples, trainer: Trainer, size: int, workers: int) -> Iterator[list[Sample]]:
+    """Yield this process's share of each batch that is left."""
+    world = trainer.engine.world
+    whole = size * world.size
+    return iter(
+        DataLoader(
+            samples,
+            batch_size=size,
+            sampler=ShareOfSamples(trainer.step * whole, trainer.steps * whole, rank=world.rank, world=world.size),
+            num_workers=workers,
+            collate_fn=list,
+            generator=torch.Generator(),  # the loader's seed must not take from the numbers that a resumed run has too
+            worker_init_fn=_leave_signals_to_parent,
+        )
     )
 
 
@@ -248,14 +175,6 @@ def _leave_signals_to_parent(worker: int) -> None:
     # Ctrl+C reaches the whole process group; the parent finishes its step and then ends the workers by SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def schedule(step: int, steps: int) -> float:
-    """Factor of the learning rate: linear warm-up over the first twentieth, then a cosine to zero."""
-    warmup = max(1, steps // 20)
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lorkd_monailabel.learning.decomposition import Decomposition, decompose
+from lorkd_monailabel.learning.engine import Engine
 from lorkd_monailabel.learning.samples import Samples
 from lorkd_monailabel.learning.training import Progress
 from lorkd_monailabel.networks.segmenter import build_segmenter
@@ -54,7 +55,7 @@ def run_phases() -> Callable[..., list[tuple[str, int, float]]]:
             expert_learning_rate=1e-2,
             beta=0.1,
             balance=0.5,
-            bf16=False,
+            engine=Engine(bf16=False),
             folder=folder,
             report=report,
             stop=lambda: bool(stop_at and seen) and seen[-1][:2] == stop_at,

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lorkd_monailabel.experts import Base, Expert, extract, fused_network, tensors_sha256
+from lorkd_monailabel.learning.engine import Engine
 from lorkd_monailabel.learning.finetuning import finetune
 from lorkd_monailabel.learning.losses import task_loss
 from lorkd_monailabel.learning.samples import Samples
@@ -43,7 +44,7 @@ def train(
         batch_size=2,
         learning_rate=learning_rate,
         balance=0.5,
-        bf16=False,
+        engine=Engine(bf16=False),
         checkpoint=folder / "finetune.pt",
         report=seen.append,
         stop=lambda: bool(stop_after) and seen[-1].step == stop_after,

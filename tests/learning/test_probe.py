@@ -10,10 +10,12 @@ import torch
 from torch import nn
 
 from lorkd_monailabel.learning.checkpoint import load_checkpoint
+from lorkd_monailabel.learning.engine import Engine
 from lorkd_monailabel.learning.probe import SEED, Probe, finite_pairs, means
 from lorkd_monailabel.learning.ranks import RankChoice
 from lorkd_monailabel.learning.samples import Samples
-from lorkd_monailabel.learning.training import Interrupted, Trainer
+from lorkd_monailabel.learning.trainer import Trainer
+from lorkd_monailabel.learning.training import Interrupted
 from lorkd_monailabel.networks.segmenter import Segmenter, build_segmenter
 from lorkd_monailabel.teachers.network import NetworkTeacher
 from lorkd_monailabel.text_encoder import QueryTable
@@ -45,7 +47,7 @@ def make_probe(
             queries=table,
             steps=3,
             teacher=NetworkTeacher(foundation, table),
-            bf16=False,
+            engine=Engine(bf16=False),
         )
         told: dict[str, Any] = {
             "count": 3,

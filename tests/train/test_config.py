@@ -1,29 +1,15 @@
-"""Tests of train.config and of what stands in train/configs."""
+"""Tests of train.config."""
 
 from collections.abc import Callable
-from dataclasses import is_dataclass
 from pathlib import Path
 
 import pytest
 
-from lorkd_monailabel.departments import department
-from lorkd_monailabel.networks.segmenter import SIZES
 from train import config, settings
 from train.config import load
 from train.data import spacing_of
-from train.evaluate import EvaluateConfig
 from train.settings import DecomposeConfig, PretrainConfig
 
-CONFIGS = {
-    "default_foundation.toml": settings.PretrainConfig,
-    "default_store.toml": settings.DecomposeConfig,
-    "default_store_more.toml": settings.DecomposeConfig,
-    "demo.toml": settings.DecomposeConfig,
-    "lorkd_star.toml": settings.DecomposeConfig,
-    "toy.toml": settings.DecomposeConfig,
-    "finetune.toml": settings.FinetuneConfig,
-    "evaluate.toml": EvaluateConfig,
-}
 MINIMAL = 'output = "out"\n[data]\ncases = "cases.jsonl"\n'
 
 
@@ -37,34 +23,6 @@ def write(tmp_path: Path) -> Callable[[str], Path]:
     return write
 
 
-def test_every_config_loads(root: Path) -> None:
-    found = sorted((root / "train" / "configs").rglob("*.toml"))
-    assert sorted(path.name for path in found) == sorted(CONFIGS)
-    for path in found:
-        loaded = load(CONFIGS[path.name], path)
-        assert is_dataclass(loaded)
-        if hasattr(loaded, "network"):
-            assert loaded.network in SIZES
-        if hasattr(loaded, "department"):
-            department(loaded.department)
-        if hasattr(loaded, "data"):
-            for name in {**loaded.data.spacing_mm, **loaded.data.weights}:
-                assert name == "default" or department(name).id == name
-
-
-def test_ranks_are_equal_unless_a_config_says_otherwise(root: Path) -> None:
-    told = {
-        path.name: load(settings.DecomposeConfig, path)
-        for path in (root / "train" / "configs").rglob("*.toml")
-        if CONFIGS[path.name] is settings.DecomposeConfig
-    }
-    star = told.pop("lorkd_star.toml")
-    assert {(own.rank_rule, own.transfer, len(own.ranks)) for own in told.values()} == {("equal", "bernoulli", 0)}
-    assert (star.rank, star.rank_rule, star.rounding) == (8, "loss_reduction", "floor_even")
-    assert (star.least_rank, star.most_rank, star.probe_samples) == (2, 16, 16)
-    assert (root / star.foundation).is_file()
-
-
 def test_what_is_not_said_is_the_default(write: Callable[[str], Path]) -> None:
     loaded = load(PretrainConfig, write(MINIMAL))
     assert loaded == PretrainConfig(data=settings.DataConfig(cases="cases.jsonl"), output="out")
@@ -73,11 +31,11 @@ def test_what_is_not_said_is_the_default(write: Callable[[str], Path]) -> None:
 
 def test_what_is_said_is_taken(write: Callable[[str], Path]) -> None:
     text = (
-        'output = "elsewhere"\nsteps = 7\nlearning_rate = 1\nbf16 = false\n[data]\ncases = "c"\n'
+        'output = "elsewhere"\nsteps = 7\nlearning_rate = 1\n[engine]\nbf16 = false\n[data]\ncases = "c"\n'
         'splits = []\nsources = ["a", "b"]\nspacing_mm = { default = 2, brain = 1.5 }\naugment = false\n'
     )
     loaded = load(PretrainConfig, write(text))
-    assert (loaded.output, loaded.steps, loaded.learning_rate, loaded.bf16) == ("elsewhere", 7, 1.0, False)
+    assert (loaded.output, loaded.steps, loaded.learning_rate, loaded.engine.bf16) == ("elsewhere", 7, 1.0, False)
     assert isinstance(loaded.learning_rate, float)
     assert (loaded.data.splits, loaded.data.sources, loaded.data.augment) == ([], ["a", "b"], False)
     assert loaded.data.spacing_mm == {"default": 2.0, "brain": 1.5}
@@ -129,7 +87,7 @@ def test_overrides_stand_over_the_file(write: Callable[[str], Path]) -> None:
         (MINIMAL, ["steps=1.5"], r"config key steps is 1\.5; it must be .*int"),
         (MINIMAL, ["steps=true"], r"config key steps is True; it must be .*int"),
         (MINIMAL, ["learning_rate=true"], r"config key learning_rate is True; it must be .*float"),
-        (MINIMAL, ["bf16=1"], r"config key bf16 is 1; it must be .*bool"),
+        (MINIMAL, ["engine.bf16=1"], r"config key engine.bf16 is 1; it must be .*bool"),
         (MINIMAL, ["output=5"], r"config key output is 5; it must be .*str"),
         (MINIMAL, ["data.sources=one"], r"config key data\.sources is 'one'; it must be list\[str\]"),
         (MINIMAL, ["data.sources=[1]"], r"config key data\.sources\.0 is 1; it must be .*str"),

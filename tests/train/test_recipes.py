@@ -7,9 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
 from lorkd_monailabel.departments import structure
@@ -21,53 +19,7 @@ from lorkd_monailabel.store import ExpertStore, load_base, write_file
 from lorkd_monailabel.volumes import read_volume
 from train import decompose, finetune, pretrain
 
-CONFIGS = Path(pretrain.__file__).parent / "configs"
 LAYERS = build_segmenter("tiny").low_rank_weights()
-
-
-@pytest.fixture
-def cases(write_case: Callable[..., dict[str, Any]], write_list: Callable[[list[Any]], Path]) -> Path:
-    """Two patients with liver, spleen and heart."""
-    labels = np.zeros((14, 12, 12), dtype=np.int16)
-    labels[2:5, 2:8, 3:6] = 1
-    labels[6:9, 4:8, 3:8] = 2
-    labels[10:13, 4:9, 4:9] = 3
-    structures = {"liver": ("abdomen", [1]), "spleen": ("abdomen", [2]), "heart": ("thorax", [3])}
-    lines = [write_case(np.roll(labels, shift, axis=1), structures, name=f"patient{shift}") for shift in range(2)]
-    return write_list(lines)
-
-
-@pytest.fixture
-def arguments(tmp_path: Path, cases: Path) -> Callable[..., list[str]]:
-    """Make the arguments of a recipe: a config of the repository, brought to two steps of the tiny network."""
-
-    def make(config: str, **changed: object) -> list[str]:
-        settings: dict[str, object] = {
-            "data.cases": cases,
-            "data.splits": "[]",
-            "data.cache": tmp_path / "cache",
-            "data.patch": 8,
-            "data.spacing_mm": "{ default = 3 }",
-            "data.augment": "false",
-            "data.workers": 0,
-            "output": tmp_path / "run",
-            "steps": 2,
-            "batch_size": 2,
-            "bf16": "false",
-        }
-        if "sources" in (CONFIGS / config).read_text(encoding="utf-8"):
-            settings["data.sources"] = "[]"
-        if "finetune" not in config:
-            settings["network"] = "tiny"
-        if "foundation" not in config:
-            settings["store"] = tmp_path / "store"
-        if "store" in config or config in ("toy.toml", "demo.toml", "lorkd_star.toml"):
-            settings |= {"foundation": tmp_path / "run" / "foundation.safetensors", "warmup_steps": 2}
-        settings |= {name.replace("__", "."): value for name, value in changed.items()}
-        sets = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
-        return [str(CONFIGS / config), *sets]
-
-    return make
 
 
 Arguments = Callable[..., list[str]]
@@ -82,7 +34,9 @@ def test_foundation_then_experts_then_a_new_revision(
 ) -> None:
     assert pretrain.main(arguments("default_foundation.toml")) == 0
     foundation = load_base(tmp_path / "run" / "foundation.safetensors", "foundation")
-    assert foundation.about == {"sources": ["synthetic"], "steps": 2}
+    assert (foundation.about["sources"], foundation.about["steps"]) == (["synthetic"], 2)
+    assert foundation.about["training"]["data"]["spacing_mm"] == {"default": 3}
+    assert str(tmp_path) not in json.dumps(foundation.about)
     assert foundation.window == (8, 8, 8)
     assert {**foundation.network, "widths": tuple(foundation.network["widths"])} == SIZES["tiny"]
 
@@ -223,9 +177,11 @@ def test_lorkd_star_publishes_experts_of_the_ranks_that_its_report_explains(
     assert pretrain.main(arguments("default_foundation.toml")) == 0
     # Warmed up on the thorax alone: the loss of the abdomen moves by another amount, and so its rank is another.
     star = {"rank": 4, "most_rank": 8, "probe_samples": 3, "warmup_steps": 6, "learning_rate": 1e-2}
-    assert decompose.main(arguments("lorkd_star.toml", **star, data__weights="{ abdomen = 0, thorax = 1 }")) == 0
+    assert decompose.main(arguments("small.toml", **star, data__weights="{ abdomen = 0, thorax = 1 }")) == 0
     run, store = tmp_path / "run", ExpertStore(tmp_path / "store")
-    assert {path.name for path in run.iterdir()} == {"foundation.safetensors", "pretrain.pt", "ranks.md", "ranks.json"}
+    written = {"pretrain.jsonl", "warmup.jsonl", "joint.jsonl", "run.json", "report.html", "overlays.npz"}
+    written |= {"foundation.safetensors", "pretrain.pt", "ranks.md", "ranks.json"}
+    assert {path.name for path in run.iterdir()} == written
     told = json.loads((run / "ranks.json").read_text(encoding="utf-8"))
     assert told["probe_samples"] == 3
     assert told["ranks"]["abdomen"] != told["ranks"]["thorax"]
@@ -269,7 +225,7 @@ def test_wrong_ranks_are_one_sentence_before_any_step(
     ]
     for changed, sentence in wrong:
         capsys.readouterr()
-        assert decompose.main(arguments("lorkd_star.toml", **{"most_rank": 8, **changed})) == 2
+        assert decompose.main(arguments("small.toml", **{"most_rank": 8, **changed})) == 2
         error = capsys.readouterr().err
         assert sentence in error.splitlines()[-1]
         assert "Traceback" not in error

@@ -47,7 +47,7 @@ def arguments(tmp_path: Path) -> Callable[..., list[str]]:
             "output": tmp_path / "run",
             "store": tmp_path / "store",
             "batch_size": 2,
-            "bf16": "false",
+            "engine.bf16": "false",
         }
         if config == "toy.toml":
             told |= {"foundation": "", "warmup_steps": 0, "learning_rate": 1e-2, "expert_learning_rate": 1e-2}

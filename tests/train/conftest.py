@@ -1,0 +1,58 @@
+"""What tests of the recipes share: two patients, and a config of the repository brought to two steps."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import train
+
+CONFIGS = Path(train.__file__).parent / "configs"
+
+
+@pytest.fixture
+def cases(write_case: Callable[..., dict[str, Any]], write_list: Callable[[list[Any]], Path]) -> Path:
+    """Two patients with liver, spleen and heart."""
+    labels = np.zeros((14, 12, 12), dtype=np.int16)
+    labels[2:5, 2:8, 3:6] = 1
+    labels[6:9, 4:8, 3:8] = 2
+    labels[10:13, 4:9, 4:9] = 3
+    structures = {"liver": ("abdomen", [1]), "spleen": ("abdomen", [2]), "heart": ("thorax", [3])}
+    lines = [write_case(np.roll(labels, shift, axis=1), structures, name=f"patient{shift}") for shift in range(2)]
+    return write_list(lines)
+
+
+@pytest.fixture
+def arguments(tmp_path: Path, cases: Path) -> Callable[..., list[str]]:
+    """Make the arguments of a recipe: a config of the repository, brought to two steps of the tiny network."""
+
+    def make(config: str, **changed: object) -> list[str]:
+        settings: dict[str, object] = {
+            "data.cases": cases,
+            "data.splits": "[]",
+            "data.cache": tmp_path / "cache",
+            "data.patch": 8,
+            "data.spacing_mm": "{ default = 3 }",
+            "data.augment": "false",
+            "data.workers": 0,
+            "output": tmp_path / "run",
+            "steps": 2,
+            "batch_size": 2,
+            "engine.bf16": "false",
+        }
+        if "sources" in (CONFIGS / config).read_text(encoding="utf-8"):
+            settings["data.sources"] = "[]"
+        if "finetune" not in config:
+            settings["network"] = "tiny"
+        if "foundation" not in config:
+            settings["store"] = tmp_path / "store"
+        if "store" in config or config in ("toy.toml", "demo.toml", "small.toml"):
+            key = "teacher" if config == "small.toml" else "foundation"
+            settings |= {key: tmp_path / "run" / "foundation.safetensors", "warmup_steps": 2}
+        settings |= {name.replace("__", "."): value for name, value in changed.items()}
+        sets = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+        return [str(CONFIGS / config), *sets]
+
+    return make
