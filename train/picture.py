@@ -1,12 +1,16 @@
-"""Pictures: a label map over its image."""
+"""Pictures: a slice of a volume in grey, structures over it in their colours."""
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lorkd_monailabel.departments import structure
 from lorkd_monailabel.volumes import Grid, canonical_grid, read_labels, read_volume, resample
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def overlay(image: Path, labels: Path, values: Mapping[str, int], path: Path) -> None:
@@ -39,15 +43,12 @@ def overlay(image: Path, labels: Path, values: Mapping[str, int], path: Path) ->
         best = max(range(len(slices)), key=lambda index: _interest(slices[index]))
         colors = np.zeros((*slices[best].shape, 4))
         for name, value in values.items():
-            colors[slices[best] == value] = (*_fraction(name), 0.6)
-        panel.imshow(np.moveaxis(grey, axis, 0)[best].T, cmap="gray", vmin=-160, vmax=240, origin="lower")
+            colors[slices[best] == value] = (*color_of(name), 0.6)
+        show_slice(panel, np.moveaxis(grey, axis, 0)[best], window=(-160, 240), sagittal=axis == 0)
         panel.imshow(colors.transpose(1, 0, 2), origin="lower")
         panel.set_title(title, color="white")
-        panel.axis("off")
-        if axis != 0:
-            panel.invert_xaxis()  # as radiologists look: the patient's right is on the left
     figure.legend(
-        handles=[Patch(color=_fraction(name), label=name) for name in values],
+        handles=[Patch(color=color_of(name), label=name) for name in values],
         loc="outside lower center",
         ncols=min(6, len(values)),
         labelcolor="white",
@@ -58,10 +59,36 @@ def overlay(image: Path, labels: Path, values: Mapping[str, int], path: Path) ->
     pyplot.close(figure)
 
 
-def _interest(labels: np.ndarray) -> tuple[int, int]:
-    return len(np.unique(labels)), int(np.count_nonzero(labels))
+def show_slice(
+    panel: "Axes", grey: np.ndarray, *, window: tuple[float, float], sagittal: bool = False, smooth: bool = False
+) -> None:
+    """Show a slice as radiologists look at it: the patient's right is on the left, except in sagittal slices.
+
+    Args:
+        panel: of a figure.
+        grey: ``(A, B)``, the first axis of the slice runs along the panel's width.
+        window: what is black and what is white.
+        sagittal: whether the slice runs from back to front.
+        smooth: interpolate between voxels.
+    """
+    interpolation = "bilinear" if smooth else None
+    panel.imshow(
+        grey.T, cmap="gray", vmin=window[0], vmax=window[1], origin="lower", interpolation=interpolation, aspect="equal"
+    )
+    panel.axis("off")
+    if not sagittal:
+        panel.invert_xaxis()
 
 
-def _fraction(name: str) -> tuple[float, float, float]:
+def color_of(name: str) -> tuple[float, float, float]:
+    """Give the colour of a structure, red, green and blue in 0..1.
+
+    Raises:
+        ValueError: the structure is unknown.
+    """
     red, green, blue = structure(name).color
     return red / 255, green / 255, blue / 255
+
+
+def _interest(labels: np.ndarray) -> tuple[int, int]:
+    return len(np.unique(labels)), int(np.count_nonzero(labels))

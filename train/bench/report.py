@@ -2,7 +2,6 @@
 
 import csv
 import os
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ from pathlib import Path
 import torch
 
 from train.bench.timing import Result
+from train.provenance import cores, device_name
 
 ALLOCATOR = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "LD_PRELOAD")
 NOTHING = "-"
@@ -80,16 +80,9 @@ def markdown(results: Sequence[Result]) -> str:
 
 def machine(device: str = "cpu") -> str:
     """Name what was measured on, in a line: processor, cores, torch, threads, allocator, day."""
-    model = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                model = line.partition(":")[2].strip()
-                break
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    parts = [f"{model}, {usable} cores usable, {torch.get_num_threads()} threads used"]
+    parts = [f"{device_name()}, {cores()} cores usable, {torch.get_num_threads()} threads used"]
     if torch.device(device).type == "cuda":
-        parts.insert(0, torch.cuda.get_device_name(device))
+        parts.insert(0, device_name(device))
     parts.append(f"torch {torch.__version__}")
     parts += [f"{name}={os.environ[name]}" for name in ("OMP_NUM_THREADS", *ALLOCATOR) if name in os.environ]
     if not any(name in os.environ for name in ALLOCATOR):
