@@ -1,14 +1,19 @@
-"""The README names every option, and every path and recipe that it names exists."""
+"""The pages of the documentation name every option, and every path and recipe that they name exists."""
 
 import re
 from dataclasses import fields, is_dataclass
 from typing import get_type_hints
 
+import pytest
+
 from lorkd_monailabel.app import CONF
 from lorkd_monailabel.networks.segmenter import SIZES
-from train import config
+from train import settings
+from train.compare import CompareConfig
+from train.evaluate import EvaluateConfig
 
-CONFIGS = (config.PretrainConfig, config.DecomposeConfig, config.FinetuneConfig, config.EvaluateConfig)
+PAGES = ("README.md", "train/README.md", "lorkd_monailabel/README.md")
+CONFIGS = (settings.PretrainConfig, settings.DecomposeConfig, settings.FinetuneConfig, EvaluateConfig, CompareConfig)
 
 
 def keys(config_class: type, prefix: str = "") -> set[str]:
@@ -22,37 +27,37 @@ def keys(config_class: type, prefix: str = "") -> set[str]:
     return found
 
 
-def test_every_key_of_every_config_is_in_the_readme(root):
-    readme = (root / "README.md").read_text(encoding="utf-8")
+def test_every_key_of_every_config_has_its_row(root):
+    page = (root / "train" / "README.md").read_text(encoding="utf-8")
     known = set().union(*map(keys, CONFIGS))
     assert len(known) > 30
-    assert sorted(key for key in known if f"`{key}`" not in readme) == []
+    assert sorted(key for key in known if f"`{key}`" not in page) == []
 
 
-def test_every_conf_key_of_the_app_is_in_the_readme(root):
-    readme = (root / "README.md").read_text(encoding="utf-8")
+def test_every_conf_key_of_the_app_has_its_row(root):
+    page = (root / "lorkd_monailabel" / "README.md").read_text(encoding="utf-8")
     assert CONF
-    assert [key for key in CONF if f"| `{key}` |" not in readme] == []
+    assert [key for key in CONF if f"| `{key}` |" not in page] == []
 
 
-def test_every_network_size_is_in_the_readme(root):
-    readme = (root / "README.md").read_text(encoding="utf-8")
-    assert [size for size in SIZES if f"`{size}`" not in readme] == []
+def test_every_network_size_is_named(root):
+    page = (root / "train" / "README.md").read_text(encoding="utf-8")
+    assert [size for size in SIZES if f"`{size}`" not in page] == []
 
 
-def test_what_the_readme_names_exists(root):
-    readme = (root / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", PAGES)
+def test_what_a_page_names_exists(root, name):
+    readme = (root / name).read_text(encoding="utf-8")
     configs = set(re.findall(r"train/configs/\w+\.toml", readme))
     recipes = set(re.findall(r"-m train\.([\w.]*\w)", readme))
     links = set(re.findall(r"\]\((?!http|#)([^)#]+)\)", readme))
-    assert configs
-    assert recipes
-    assert links
-    missing = [path for path in configs | links if not (root / path).exists()]
+    assert configs | recipes | links
+    missing = [path for path in configs if not (root / path).exists()]
+    missing += [path for path in links if not (root / name).parent.joinpath(path).exists()]
     missing += [recipe for recipe in recipes if not (root / "train" / f"{recipe.replace('.', '/')}.py").exists()]
     assert missing == []
 
 
 def test_no_figure_is_left_to_fill_in(root):
-    for name in ("README.md", "lorkd_monailabel/weights/README.md"):
+    for name in (*PAGES, "lorkd_monailabel/weights/README.md"):
         assert "@@" not in (root / name).read_text(encoding="utf-8")

@@ -133,7 +133,7 @@ def _made(wanted: Sequence[Callable[[], PreparedCase]], workers: int) -> Iterabl
 
 def _settings(data: DataConfig, department: str) -> dict[str, Any]:
     spacing_mm = spacing_of(data, department)
-    x, y, z = (side * step / 2 for side, step in zip(three(data.patch), spacing_mm, strict=True))
+    x, y, z = (max(side * step / 2, data.margin_mm) for side, step in zip(three(data.patch), spacing_mm, strict=True))
     return {
         "department": department,
         "spacing_mm": spacing_mm,

@@ -1,50 +1,81 @@
-"""Measure how well a store's experts agree with the labels of cases: Dice on each volume's own grid.
+"""Measure how well a model agrees with the labels of cases: Dice (DSC) and surface Dice (NSD), with intervals.
 
-python -m train.evaluate train/configs/evaluate.toml --set cases=cases.jsonl --set store=STORE
+    python -m train.evaluate train/configs/evaluate.toml --set cases=cases.jsonl --set model=MODEL
+
+A model is a store, a foundation or a folder of specialists, see ``train.models``. Writes ``<output>.csv`` (a row for
+each case, structure and grid) and ``<output>.json`` (the model, its cost, the cases, where the run comes from). Stop
+with Ctrl+C and run again to go on; run again after the end, it prints the tables.
 """
 
-import csv
+import hashlib
+import json
 import sys
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
+from lorkd_monailabel import __version__
 from lorkd_monailabel.departments import structure
-from lorkd_monailabel.learning.cases import Case, read_cases
-from lorkd_monailabel.learning.metrics import dice
-from lorkd_monailabel.predictor import Predictor
+from lorkd_monailabel.learning.cases import Case, departments_of, read_cases
+from lorkd_monailabel.learning.metrics import dice, surface_dice
+from lorkd_monailabel.predictor import OVERLAP, Predictor
 from lorkd_monailabel.prompts import Target
-from lorkd_monailabel.store import ExpertStore
-from lorkd_monailabel.volumes import read_labels, read_volume
+from lorkd_monailabel.volumes import Grid, canonical_grid, read_labels, read_volume, resample
 from train.config import parse
+from train.intervals import METRICS, Resamples
+from train.models import Model, cost_of, open_model
+from train.provenance import provenance
+from train.scores import Draft, Score, read_about, read_scores, write_scores, write_whole
+from train.tables import Cell, Table, markdown
+
+NATIVE = "native"
+SAME_PLACE_MM = 0.01
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Agreement of a store's experts with labelled cases.
+    """Agreement of a model with labelled cases.
 
     Attributes:
         cases: JSON lines, see ``lorkd_monailabel.learning.cases``.
-        store: of the experts.
+        model: path, see ``train.models``.
+        output: of the files, without their endings.
         splits: keep these; empty keeps all.
         sources: keep these; empty keeps all.
         structures: compare these; empty compares all that are annotated and known.
         limit: most cases of a source; 0 takes all.
-        output: CSV file to write; empty for none.
+        grids: ``native``, the grid of each image, and spacings of the canonical grid in mm, as the paper's ``1x1x3``.
+        tolerance_mm: of the surface Dice.
+        no_distances: sources whose spacing is not true: they have no surface Dice.
+        spacing_mm: department, or ``default``, -> spacing of a foundation's grid; empty for what its header says.
+        queries: path of a foundation's query table; empty for the package's own.
+        overlap: of neighbouring windows.
+        resamples: of the subjects, for the intervals.
+        seed: of the resamples.
         device: to run on.
     """
 
     cases: str
-    store: str
+    model: str
+    output: str
     splits: list[str] = field(default_factory=lambda: ["validation"])
     sources: list[str] = field(default_factory=list)
     structures: list[str] = field(default_factory=list)
     limit: int = 0
-    output: str = ""
+    grids: list[str] = field(default_factory=lambda: [NATIVE, "1x1x3"])
+    tolerance_mm: float = 1.0
+    no_distances: list[str] = field(default_factory=list)
+    spacing_mm: dict[str, float | list[float]] = field(default_factory=dict)
+    queries: str = ""
+    overlap: float = OVERLAP
+    resamples: int = 10_000
+    seed: int = 0
     device: str = "cpu"
 
 
@@ -52,83 +83,205 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the recipe; returns the exit status."""
     config: EvaluateConfig = parse(EvaluateConfig, __doc__ or "", argv)
     try:
-        rows = evaluate(config)
+        scores = evaluate(config)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
-    if config.output:
-        write_csv(rows, Path(config.output))
-    print(table(rows))
+    except KeyboardInterrupt:
+        print("stopped; run again to go on after the last case that was done", file=sys.stderr)
+        return 130
+    resamples = Resamples(scores, resamples=config.resamples, seed=config.seed)
+    for grid in config.grids:
+        print(markdown(summary_table([score for score in scores if score.grid == grid], resamples, grid)), end="\n\n")
     return 0
 
 
-def evaluate(config: EvaluateConfig) -> list[dict[str, str | float]]:
-    """Segment every case and compare; a row for each case and structure."""
-    cases = read_cases(config.cases, splits=config.splits, sources=config.sources)
-    counts: dict[str, int] = defaultdict(int)
-    predictor = Predictor(ExpertStore(config.store), device=config.device)
-    rows: list[dict[str, str | float]] = []
-    for case in tqdm(cases, desc="evaluate", unit="case"):
-        counts[case.source] += 1
-        if not config.limit or counts[case.source] <= config.limit:
-            rows += evaluate_case(predictor, case, config.structures)
-    if not rows:
-        raise ValueError(f"no structure of {config.cases} has an expert in {config.store}; evaluate other cases")
-    return rows
+def evaluate(config: EvaluateConfig) -> list[Score]:
+    """Segment every case, compare, and write; what was done before is read."""
+    for grid in config.grids:
+        if grid != NATIVE:
+            spacing_of(grid)
+    cases = chosen_cases(config)
+    output = Path(config.output.removesuffix(".csv"))
+    csv, about, draft = (output.with_name(output.name + end) for end in (".csv", ".json", ".draft.jsonl"))
+    with TemporaryDirectory() as folder:
+        model = open_model(
+            Path(config.model),
+            departments=departments_of(cases),
+            folder=Path(folder),
+            spacing_mm=config.spacing_mm,
+            queries=config.queries,
+        )
+        identity = identity_of(config, model, cases)
+        if csv.exists() and read_about(about).get("identity") == identity:
+            return read_scores(csv)
+        under_way = Draft(draft, identity)
+        predictor = Predictor(model.store, device=config.device, overlap=config.overlap)
+        done = len(under_way.done)
+        for case in tqdm(cases[done:], desc="evaluate", unit="case", initial=done, total=len(cases)):
+            under_way.append(evaluate_case(predictor, case, config))
+        scores = [score for own in under_way.done for score in own]
+        if not scores:
+            draft.unlink()
+            raise ValueError(f"{config.model} knows no structure of {config.cases} that is asked for; evaluate others")
+        csv.unlink(missing_ok=True)  # of an earlier evaluation, which the new description must not stand beside
+        write_whole(about, json.dumps(described(config, model, cases, identity), indent=1) + "\n")
+        write_scores(scores, csv)
+    draft.unlink()
+    return scores
 
 
-def evaluate_case(predictor: Predictor, case: Case, structures: Sequence[str] = ()) -> list[dict[str, str | float]]:
-    """Compare one case: each annotated structure that an expert knows (and that is asked for, if any is named)."""
+def evaluate_case(predictor: Predictor, case: Case, config: EvaluateConfig) -> list[Score]:
+    """Compare one case: each annotated structure that the model knows (and that is asked for, if any is named).
+
+    As in SAT and LoRKD each structure is looked at for itself, where its probability is above one half, so that
+    structures may overlap (a label map without layers gives such a voxel to the most probable one). That is done
+    once, on the grid of the image; on another grid prediction and reference are both brought there by the nearest
+    voxel.
+
+    Raises:
+        ValueError: image and label can't be read or are on different grids.
+    """
     targets = [
         Target(name, structure(name))
         for name in case.structures
-        if name in predictor.structures(case.departments[name]) and (not structures or name in structures)
+        if name in predictor.structures(case.departments[name]) and (not config.structures or name in config.structures)
     ]
     if not targets:
         return []
     volume = read_volume(case.image, case.modality)
-    reference, _ = read_labels(case.label)
-    prediction = predictor.segment(volume, targets)
-    return [
-        {
-            "source": case.source,
-            "subject": case.subject,
-            "department": answer.department,
-            "structure": answer.structure,
-            "revision": float(answer.revision or 0),
-            "dice": dice(
-                prediction.label_map.array == answer.value, np.isin(reference, case.structures[answer.structure])
-            ),
-        }
-        for answer in prediction.answers
+    reference = reference_of(case, volume.grid)
+    layers = predictor.segment(volume, targets, keep_overlaps=True).layers
+    assert layers is not None
+    scores = []
+    for grid in config.grids:
+        target = volume.grid if grid == NATIVE else canonical_grid(volume.grid, spacing_of(grid))
+        values = nearest(reference, volume.grid, target)
+        for segment, mask in layers.masks():
+            name = segment.structure.name
+            masks = nearest(mask, volume.grid, target), np.isin(values, case.structures[name])
+            nsd = None
+            if case.source not in config.no_distances:
+                nsd = surface_dice(*masks, spacing_mm=target.spacing_mm, tolerance_mm=config.tolerance_mm)
+            scores.append(
+                Score(
+                    source=case.source,
+                    subject=case.subject,
+                    case=case.image.name,
+                    department=case.departments[name],
+                    modality=case.modality,
+                    structure=name,
+                    grid=grid,
+                    dsc=dice(*masks),
+                    nsd=nsd,
+                    reference_voxels=int(np.count_nonzero(masks[1])),
+                    predicted_voxels=int(np.count_nonzero(masks[0])),
+                )
+            )
+    return scores
+
+
+def nearest(array: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
+    """Bring labels or a mask to another grid of the same orientation, or leave them on their own."""
+    return resample(torch.from_numpy(array)[None], source, target, "nearest")[0].numpy()
+
+
+def reference_of(case: Case, grid: Grid) -> np.ndarray:
+    """Read the labels of a case, which must be on the grid of its image.
+
+    Raises:
+        ValueError: they are not.
+    """
+    labels, own = read_labels(case.label)
+    if own.shape != grid.shape or not np.allclose(own.affine, grid.affine, atol=SAME_PLACE_MM):
+        raise ValueError(f"{case.label} is not on the grid of {case.image}; export it on the image's grid")
+    return labels
+
+
+def spacing_of(grid: str) -> tuple[float, float, float]:
+    """Read a grid's name: ``1x1x3`` is 1 mm to the right, 1 mm to the front, 3 mm upwards.
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    try:
+        x, y, z = map(float, grid.split("x"))
+    except ValueError:
+        x = y = z = 0.0
+    if not min(x, y, z) > 0:
+        raise ValueError(f"grid {grid!r} must be {NATIVE} or three lengths in mm, as 1x1x3; set grids")
+    return x, y, z
+
+
+def chosen_cases(config: EvaluateConfig) -> list[Case]:
+    """Read the cases and keep at most ``limit`` of each source."""
+    counts: dict[str, int] = {}
+    kept = []
+    for case in read_cases(config.cases, splits=config.splits, sources=config.sources):
+        counts[case.source] = counts.get(case.source, 0) + 1
+        if not config.limit or counts[case.source] <= config.limit:
+            kept.append(case)
+    return kept
+
+
+def identity_of(config: EvaluateConfig, model: Model, cases: Sequence[Case]) -> str:
+    """Hash all that the scores follow from, so that no others are taken for them."""
+    stamps = [
+        (str(path), path.stat().st_size, path.stat().st_mtime_ns) if path.exists() else str(path)
+        for case in cases
+        for path in (case.image, case.label)
     ]
+    told = (
+        config.grids,
+        config.structures,
+        config.tolerance_mm,
+        config.no_distances,
+        config.spacing_mm,
+        config.overlap,
+    )
+    return _sha256((__version__, model.kind, model.sha256, told, list(_lines(cases)), stamps))
 
 
-def table(rows: Sequence[dict[str, str | float]]) -> str:
-    """Lay out the mean Dice of every structure and department, and the mean over all structures, as text."""
-    by_structure: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for row in rows:
-        by_structure[str(row["department"]), str(row["structure"])].append(float(row["dice"]))
-    means = {key: float(np.mean(values)) for key, values in by_structure.items()}
-    lines = [f"{'department':<14}{'structure':<32}{'cases':>6}{'Dice':>8}"]
-    for department in dict.fromkeys(key[0] for key in sorted(means)):
-        own = {key[1]: mean for key, mean in means.items() if key[0] == department}
-        lines += [
-            f"{department:<14}{name:<32}{len(by_structure[department, name]):>6}{mean:>8.3f}"
-            for name, mean in own.items()
-        ]
-        lines.append(f"{department:<14}{'mean':<32}{'':>6}{np.mean(list(own.values())):>8.3f}")
-    lines.append(f"{'all':<14}{'mean of structures':<32}{'':>6}{np.mean(list(means.values())):>8.3f}")
-    return "\n".join(lines)
+def described(config: EvaluateConfig, model: Model, cases: Sequence[Case], identity: str) -> dict[str, Any]:
+    """Tell what was evaluated, what it costs, on which cases, and where the figures come from."""
+    spacings = {name: model.store.header(name)["spacing_mm"] for name in model.departments}
+    return {
+        "identity": identity,
+        "model": {"kind": model.kind, "sha256": model.sha256, "spacing_mm": spacings},
+        **asdict(cost_of(model)),
+        "cases": {"count": len(cases), "sha256": _sha256(list(_lines(cases)))},
+        "provenance": provenance(config, config.seed, device=config.device),
+    }
 
 
-def write_csv(rows: Sequence[dict[str, str | float]], path: Path) -> None:
-    """Write the rows."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+def summary_table(scores: Sequence[Score], resamples: Resamples, grid: str) -> Table:
+    """Lay out the means of structures and departments and over departments, in percent, with their intervals."""
+    dsc, nsd = (resamples.summary(scores, metric) for metric in METRICS)
+    rows = [
+        tuple(
+            Cell(text, bold=not part.structure)
+            for text in (
+                f"{part.department}: {part.structure} ({part.modality})"
+                if part.structure
+                else part.department or "mean",
+                str(estimate.subjects),
+                estimate.percent(),
+                nsd[part].percent() if part in nsd else "",
+            )
+        )
+        for part, estimate in dsc.items()
+    ]
+    return Table(f"Grid: {grid}", ("structure", "subjects", "DSC", "NSD"), tuple(rows))
+
+
+def _lines(cases: Sequence[Case]) -> Iterator[tuple[Any, ...]]:
+    for case in cases:
+        names = case.image.name, case.label.name
+        yield (case.source, case.subject, case.split, case.modality, *names, sorted(case.structures.items()))
+
+
+def _sha256(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ class DataConfig:
         source_weights: source -> how often its cases are drawn, times the root of their number; ``default`` for the
             others. LoRKD lets some sources count threefold.
         patch: voxels along each axis, one number or three.
+        margin_mm: of the body around a department's structures that is kept; half a patch at least. What a network
+            never saw it may take for anything.
         max_queries: structures asked for at once.
         foreground: share of the patches that are cut around a structure; the others lie anywhere.
         negatives: largest share of absent structures among those asked for.
@@ -38,6 +40,7 @@ class DataConfig:
     weights: dict[str, float] = field(default_factory=lambda: {"default": 1.0})
     source_weights: dict[str, float] = field(default_factory=dict)
     patch: int | list[int] = 64
+    margin_mm: float = 0.0
     max_queries: int = 16
     foreground: float = 1.0
     negatives: float = 0.5

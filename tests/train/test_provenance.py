@@ -19,7 +19,7 @@ from train.settings import DataConfig, DecomposeConfig
 
 @dataclass(frozen=True)
 class Config:
-    teacher: str = "/home/someone/models/foundation.safetensors"
+    teacher: str = "/srv/models/foundation.safetensors"
     models: dict[str, str] = field(default_factory=lambda: {"ours": "~/store", "theirs": r"C:\weights\sat.pth"})
     lists: list[str] = field(default_factory=lambda: ["/data/a.jsonl", "b.jsonl", "../c.jsonl"])
     run: str = "runs/first"

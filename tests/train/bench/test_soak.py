@@ -1,0 +1,38 @@
+"""The soak tool: its short form against a real server, with limits that a loaded machine keeps too."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from train.bench import soak
+
+
+def test_an_answer_of_another_revision_is_noticed(monkeypatch):
+    newest = iter([2, 3, 2, 2])
+    store = SimpleNamespace(departments=lambda: ("thorax", "abdomen"), newest=lambda department: next(newest))
+    server = SimpleNamespace(store=store)
+    monkeypatch.setattr(soak, "ask", lambda *arguments: {"lorkd": {"answers": [{"revision": 3}]}})
+    assert soak.infer(server, 0) is None
+    assert soak.infer(server, 0) == "revision [3] of thorax, where 2 to 2 were the newest"
+
+
+def test_options_that_load_nothing(capsys):
+    assert soak.main(["--requests", "0"]) == 2
+    assert "load nothing" in capsys.readouterr().err
+
+
+@pytest.mark.timeout(900)
+def test_short_form(root):
+    done = subprocess.run(
+        [sys.executable, "-m", "train.bench.soak", "--quick", "--median-ms", "500", "--slowest-ms", "3000"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=880,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "the server bears it"
+    assert " running" in done.stdout.splitlines()[0]
