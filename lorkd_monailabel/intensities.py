@@ -29,7 +29,9 @@ def normalise(array: np.ndarray, modality: str, intensities: str = "fixed") -> n
     low, high = (-500.0, 1000.0) if modality == "ct" else np.percentile(inside, (0.5, 99.5))
     np.clip(result, np.float32(low), np.float32(high), out=result)
     if (modality, intensities) == ("ct", "fixed"):
-        return (result - np.float32(50)) / np.float32(200)
+        result -= np.float32(50)
+        result /= np.float32(200)
+        return result
     result -= np.float32(inside.mean(dtype=np.float64))
     deviation = float(inside.std(dtype=np.float64))
     return result / np.float32(deviation) if deviation > 0 else np.zeros_like(result)

@@ -5,25 +5,25 @@ from __future__ import annotations
 import gzip
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
 
 from lorkd_monailabel.departments import LATERALITY, Structure
-from lorkd_monailabel.volumes import Grid
+from lorkd_monailabel.volumes import Box, Grid
 
 _NIFTI = (".nii.gz", ".nii")
 _ITK = (".nrrd", ".mha")
-_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # What 3D Slicer calls the lists that the codes are looked up in.
 _TYPE_LIST = "Segmentation category and type - 3D Slicer General Anatomy list"
 _REGION_LIST = "Anatomic codes - DICOM master list"
 
-Box = tuple[slice, slice, slice]
+THRESHOLD = 0.5
+"""Probability above which a voxel belongs to a structure."""
 
 
 @dataclass(frozen=True)
@@ -53,62 +53,114 @@ class LabelMap:
     overlaps: tuple[Overlap, ...]
 
 
-def merge(probabilities: Iterable[tuple[Segment, np.ndarray]], grid: Grid, threshold: float = 0.5) -> LabelMap:
-    """Merges one probability volume after the other into a label map, uint8 for values up to 255, else uint16.
+@dataclass(frozen=True)
+class Found:
+    """How many voxels a segment has, and their mean probability; None without a voxel."""
+
+    voxels: int
+    confidence: float | None
+
+
+class Merging:
+    """One probability volume after the other, merged into a label map: uint8 for values up to 255, else uint16.
 
     A target claims the voxels where its probability is above the threshold. Where several claim one, the highest
     probability wins, and the earlier one if they are equal. Each pair's voxels in common are counted, whoever won them.
     Only one probability volume is held at a time. No targets give an empty map.
 
     Args:
-        probabilities: segments, each with its float array (X, Y, Z) on the grid.
-        grid: the grid of the label map.
+        grid: of the label map.
         threshold: probability above which a voxel is claimed.
+    """
+
+    def __init__(self, grid: Grid, threshold: float = THRESHOLD) -> None:
+        self._grid = grid
+        self._threshold = threshold
+        self._labels: np.ndarray = np.zeros(grid.shape, dtype=np.uint8)
+        self._best = np.zeros(grid.shape, dtype=np.float32)
+        self._segments: list[Segment] = []
+        self._claims: list[tuple[Segment, Box, np.ndarray]] = []
+        self._overlaps: list[Overlap] = []
+
+    def add(self, segment: Segment, probability: np.ndarray, part: Box | None = None) -> None:
+        """Adds a target.
+
+        Args:
+            segment: its structure and value.
+            probability: float array (X, Y, Z) on the grid, or on a part of it.
+            part: the part, beyond which nothing is claimed.
+
+        Raises:
+            ValueError: the array does not fit the grid, or the value is not in 1..65535 or comes twice.
+        """
+        check_segment(segment, probability, self._grid, part=part, earlier=self._segments)
+        self._segments.append(segment)
+        if segment.value > 255 and self._labels.dtype == np.uint8:
+            self._labels = self._labels.astype(np.uint16)
+        claimed = probability > self._threshold
+        own = bounding_box(claimed)
+        if own is None:
+            return
+        box = shifted(own, part)
+        claimed = claimed[own]
+        labels, best = self._labels[box], self._best[box]
+        contested = claimed & (labels > 0)
+        if contested.any():
+            for other, other_box, other_bits in self._claims:
+                if voxels := _voxels_in_common(contested, box, other_bits, other_box):
+                    self._overlaps.append(Overlap(other.structure.name, segment.structure.name, voxels))
+        # a bit for each voxel of its box is all that is kept of a claim
+        self._claims.append((segment, box, np.packbits(claimed, axis=2)))
+        candidate = probability[own].astype(np.float32)
+        wins = claimed & ((candidate > best) | (labels == 0))
+        labels[wins] = segment.value
+        best[wins] = candidate[wins]
+
+    def label_map(self) -> LabelMap:
+        """Gives what was merged so far."""
+        return LabelMap(self._labels, self._grid, tuple(self._segments), tuple(self._overlaps))
+
+    def found(self) -> dict[int, Found]:
+        """Gives for each value what its segment has in the label map: the voxels that it won."""
+        found = dict.fromkeys((segment.value for segment in self._segments), Found(0, None))
+        for segment, box, _ in self._claims:
+            own = self._best[box][self._labels[box] == segment.value]
+            found[segment.value] = Found(own.size, float(own.mean(dtype=np.float64)) if own.size else None)
+        return found
+
+
+def merge(probabilities: Iterable[tuple[Segment, np.ndarray]], grid: Grid, threshold: float = THRESHOLD) -> LabelMap:
+    """Merges probability volumes, each a float array (X, Y, Z) on the grid; see ``Merging``.
 
     Raises:
         ValueError: an array does not fit the grid, or a value is not in 1..65535 or comes twice.
     """
-    labels: np.ndarray = np.zeros(grid.shape, dtype=np.uint8)
-    best = np.zeros(grid.shape, dtype=np.float32)
-    claims: list[tuple[Segment, Box, np.ndarray]] = []
-    segments: list[Segment] = []
-    overlaps: list[Overlap] = []
+    merging = Merging(grid, threshold)
     for segment, probability in probabilities:
-        _check(segment, probability, grid, segments)
-        segments.append(segment)
-        if segment.value > 255 and labels.dtype == np.uint8:
-            labels = labels.astype(np.uint16)
-        claimed = probability > threshold
-        box = _bounding_box(claimed)
-        if box is None:
-            continue
-        claimed = claimed[box]
-        contested = claimed & (labels[box] > 0)
-        if contested.any():
-            for other, other_box, other_bits in claims:
-                if voxels := _voxels_in_common(contested, box, other_bits, other_box):
-                    overlaps.append(Overlap(other.structure.name, segment.structure.name, voxels))
-        # a bit for each voxel of its box is all that is kept of a claim
-        claims.append((segment, box, np.packbits(claimed, axis=2)))
-        candidate = probability[box].astype(np.float32)
-        wins = claimed & ((candidate > best[box]) | (labels[box] == 0))
-        labels[box][wins] = segment.value
-        best[box][wins] = candidate[wins]
-    return LabelMap(labels, grid, tuple(segments), tuple(overlaps))
+        merging.add(segment, probability)
+    return merging.label_map()
 
 
-def _check(segment: Segment, probability: np.ndarray, grid: Grid, earlier: list[Segment]) -> None:
+def check_segment(
+    segment: Segment, probability: np.ndarray, grid: Grid, *, part: Box | None, earlier: Sequence[Segment]
+) -> None:
+    """Checks that an array fits the grid, or a part of it, and that a value is of use and not taken.
+
+    Raises:
+        ValueError: one of them does not.
+    """
     name = segment.structure.name
-    if probability.shape != grid.shape:
-        raise ValueError(f"{name} has shape {probability.shape}, but the grid has {grid.shape}; resample it first")
+    shape = grid.shape if part is None else tuple(each.stop - each.start for each in part)
+    if probability.shape != shape:
+        raise ValueError(f"{name} has shape {probability.shape}, but the grid has {shape}; resample it first")
     if not 1 <= segment.value <= 65535:
         raise ValueError(f"value {segment.value} of {name} must be in 1..65535; number the segments from 1")
     if segment.value in (other.value for other in earlier):
         raise ValueError(f"value {segment.value} of {name} is taken, but each segment needs its own; number them anew")
 
 
-def _bounding_box(mask: np.ndarray) -> Box | None:
-    """The smallest box that holds all of a mask; None for an empty mask."""
+def bounding_box(mask: np.ndarray) -> Box | None:
+    """Gives the smallest box that holds all of a mask; None for an empty mask."""
     box = []
     for axis in range(3):
         others = tuple(other for other in range(3) if other != axis)
@@ -117,6 +169,14 @@ def _bounding_box(mask: np.ndarray) -> Box | None:
             return None
         box.append(slice(int(where[0]), int(where[-1]) + 1))
     return box[0], box[1], box[2]
+
+
+def shifted(box: Box, part: Box | None) -> Box:
+    """Gives a box within a part of a grid as a box of the grid."""
+    if part is None:
+        return box
+    x, y, z = (slice(own.start + of.start, own.stop + of.start) for own, of in zip(box, part, strict=True))
+    return x, y, z
 
 
 def _voxels_in_common(mask: np.ndarray, box: Box, bits: np.ndarray, bits_box: Box) -> int:
@@ -178,12 +238,12 @@ def _write_itk(label_map: LabelMap, temporary: Path, path: Path) -> None:
     import SimpleITK as sitk  # here, as it costs as much as nibabel and numpy together
 
     image = sitk.GetImageFromArray(label_map.array.transpose(2, 1, 0))
-    affine = _RAS_TO_LPS @ label_map.grid.affine
+    affine = RAS_TO_LPS @ label_map.grid.affine
     image.SetSpacing(label_map.grid.spacing_mm)
     image.SetDirection((affine[:3, :3] / label_map.grid.spacing_mm).ravel().tolist())
     image.SetOrigin(affine[:3, 3].tolist())
     if temporary.suffix == ".nrrd":
-        for key, value in _slicer_fields(label_map).items():
+        for key, value in slicer_fields(label_map.segments, label_map.grid).items():
             image.SetMetaData(key, value)
     try:
         sitk.WriteImage(image, str(temporary), useCompression=True)
@@ -191,15 +251,21 @@ def _write_itk(label_map: LabelMap, temporary: Path, path: Path) -> None:
         raise OSError(f"{path} cannot be written; check space and permissions of its folder") from error
 
 
-def _slicer_fields(label_map: LabelMap) -> dict[str, str]:
-    """What 3D Slicer keeps of segments in the header of a NRRD file."""
-    x, y, z = label_map.grid.shape
+def slicer_fields(segments: Sequence[Segment], grid: Grid, layers: Sequence[int] = ()) -> dict[str, str]:
+    """Gives what 3D Slicer keeps of segments in the header of a NRRD file.
+
+    Args:
+        segments: in their order.
+        grid: of the file.
+        layers: the layer of each segment; all are in the first if not given.
+    """
+    x, y, z = grid.shape
     fields = {
         "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
         "Segmentation_MasterRepresentation": "Binary labelmap",
         "Segmentation_ReferenceImageExtentOffset": "0 0 0",
     }
-    for index, segment in enumerate(label_map.segments):
+    for index, segment in enumerate(segments):
         structure = segment.structure
         fields |= {
             f"Segment{index}_ID": f"Segment_{segment.value}",
@@ -208,7 +274,7 @@ def _slicer_fields(label_map: LabelMap) -> dict[str, str]:
             f"Segment{index}_Color": " ".join(f"{channel / 255:.6f}" for channel in structure.color),
             f"Segment{index}_ColorAutoGenerated": "0",
             f"Segment{index}_LabelValue": str(segment.value),
-            f"Segment{index}_Layer": "0",
+            f"Segment{index}_Layer": str(layers[index] if layers else 0),
             # of the whole map: Slicer cuts all segments of a layer to the extent of the first one
             f"Segment{index}_Extent": f"0 {x - 1} 0 {y - 1} 0 {z - 1}",
             f"Segment{index}_Tags": f"TerminologyEntry:{_terminology(structure)}|",
@@ -222,22 +288,3 @@ def _terminology(structure: Structure) -> str:
     modifier = f"SCT^{code}^{meaning}" if code else "^^"
     kind = f"SCT^{structure.snomed}^{structure.snomed_meaning}"
     return f"{_TYPE_LIST}~SCT^123037004^Anatomical Structure~{kind}~{modifier}~{_REGION_LIST}~^^~^^"
-
-
-def summary(label_map: LabelMap) -> list[dict[str, Any]]:
-    """One JSON-ready dictionary a segment, in their order: value, name, department, color, snomed, voxels, ml."""
-    counts = np.zeros(np.iinfo(label_map.array.dtype).max + 1, dtype=np.int64)
-    for slab in label_map.array:  # slab by slab: bincount makes 8 bytes of each voxel
-        counts += np.bincount(slab.ravel(), minlength=len(counts))
-    return [
-        {
-            "value": segment.value,
-            "name": segment.structure.name,
-            "department": segment.structure.department,
-            "color": list(segment.structure.color),
-            "snomed": segment.structure.snomed,
-            "voxels": int(counts[segment.value]),
-            "ml": int(counts[segment.value]) * label_map.grid.voxel_ml,
-        }
-        for segment in label_map.segments
-    ]

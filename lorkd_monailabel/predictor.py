@@ -1,29 +1,32 @@
 """From a volume and targets to a label map: the whole flow on one page.
 
 volume --canonical grid of the expert's spacing--> image
-targets --by department--> newest expert --fuse with its base--> plain network (kept)
+targets --by department--> served expert --fuse with its base--> plain network (kept)
 image windows x queries --> probabilities --back to the volume's grid--> merged label map
 """
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from lorkd_monailabel.answers import Answer, answers
 from lorkd_monailabel.experts import Base, Expert, fused_network
-from lorkd_monailabel.label_maps import LabelMap, Segment, merge, summary
+from lorkd_monailabel.label_maps import LabelMap, Merging, Segment
+from lorkd_monailabel.layers import Layering, Layers
+from lorkd_monailabel.masks import brought_back, masks_of
+from lorkd_monailabel.memory import Extent, check_memory, is_out_of_memory, on_cpu
 from lorkd_monailabel.networks.segmenter import Segmenter
 from lorkd_monailabel.prompts import Target
-from lorkd_monailabel.sliding_window import sliding_window
+from lorkd_monailabel.sliding_window import Cancelled
+from lorkd_monailabel.stopwatch import Stopwatch
 from lorkd_monailabel.store import ExpertStore
 from lorkd_monailabel.text_encoder import QueryTable
-from lorkd_monailabel.volumes import Grid, Volume, canonical_image, resample
+from lorkd_monailabel.volumes import Grid, Volume, canonical_image
 
 OVERLAP = 0.5
 NETWORKS_BUDGET_BYTES = 2 * 1024**3
@@ -32,48 +35,33 @@ Progress = Callable[[str, int, int], bool]
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What became of one target.
+class Prediction:
+    """What a volume was segmented into, on its own grid.
 
     Attributes:
-        phrase: as typed.
-        structure: canonical name.
-        department: whose expert was asked.
-        revision: of that expert; None without one.
-        value: in the label map; None without an expert.
-        voxels: of the structure in the label map.
-        ml: its volume.
-        status: ``found``, ``absent`` (asked, no voxel) or ``no expert``.
-        message: one sentence.
+        label_map: all structures in one array.
+        answers: one for every target, in their order.
+        layers: the same with overlaps kept, if that was asked for.
+        fallback: one sentence on where memory ran out and what was done; None where it did not.
+        seconds: by stage: prepare, windows and merge.
     """
-
-    phrase: str
-    structure: str
-    department: str
-    revision: int | None
-    value: int | None
-    voxels: int
-    ml: float
-    status: Literal["found", "absent", "no expert"]
-    message: str
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """A label map on the volume's own grid, and an answer for every target, in their order."""
 
     label_map: LabelMap
     answers: tuple[Answer, ...]
+    layers: Layers | None = None
+    fallback: str | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 class Predictor:
-    """Segments volumes with the experts of a store; asks for their newest revisions at every call.
+    """Segments volumes with the experts of a store; asks for the revisions to serve at every call.
 
     Args:
         store: of experts and bases.
         device: a torch device.
         queries: table of query vectors for all bases; if not given, the store's for each base's query space.
         networks_budget_bytes: most memory for fused networks that are kept; at least one is.
+        overlap: share of a window that its neighbour covers too; fewer windows are faster and less exact.
     """
 
     def __init__(
@@ -83,60 +71,105 @@ class Predictor:
         device: str = "cpu",
         queries: QueryTable | None = None,
         networks_budget_bytes: int = NETWORKS_BUDGET_BYTES,
+        overlap: float = OVERLAP,
     ) -> None:
         self.store = store
         self.device = torch.device(device)
         self.queries = queries
         self.networks_budget_bytes = networks_budget_bytes
+        self.overlap = overlap
         self._base: Base | None = None
         self._networks: OrderedDict[tuple[str, int], Fused] = OrderedDict()
         self._lock = threading.Lock()
 
-    def structures(self, department: str) -> tuple[str, ...]:
-        """Name what a department's newest expert was trained on; empty without an expert."""
-        if self.store.newest(department) is None:
+    def structures(self, department: str, revision: int | None = None) -> tuple[str, ...]:
+        """Name what a department's expert, the served one if none is named, was trained on; empty without one."""
+        revision = self.store.served(department) if revision is None else revision
+        if revision is None:
             return ()
-        return tuple(self.store.header(department)["structures"])
+        return tuple(self.store.header(department, revision)["structures"])
 
-    def segment(self, volume: Volume, targets: Sequence[Target], *, progress: Progress | None = None) -> Prediction:
+    def check_memory(self, extent: Extent | None, targets: Sequence[Target]) -> None:
+        """Refuse a volume that can't fit into main memory, before it is read.
+
+        Args:
+            extent: of the volume, where it is known.
+            targets: structures that will be asked for.
+
+        Raises:
+            ValueError: it can't fit.
+        """
+        asked = [target.structure.department for target in targets] if self.device.type == "cpu" else []
+        served = {name: self.store.served(name) for name in dict.fromkeys(asked)}
+        headers = {name: self.store.header(name, revision) for name, revision in served.items() if revision}
+        check_memory(extent, [(header["spacing_mm"], asked.count(name)) for name, header in headers.items()])
+
+    def segment(
+        self,
+        volume: Volume,
+        targets: Sequence[Target],
+        *,
+        progress: Progress | None = None,
+        keep_overlaps: bool = False,
+    ) -> Prediction:
         """Segment targets, of any departments, in one volume.
 
         Args:
             volume: image, grid and modality.
             targets: structures asked for, each once; values 1..N go to those that an expert knows, in their order.
-            progress: told the stage, windows done and windows in all; False cancels.
+            progress: told the stage (the department whose windows are computed, then ``merge``), steps done and steps
+                in all; False cancels.
+            keep_overlaps: give layers too, and answer by them.
 
         Raises:
-            ValueError: no target has an expert, or the store is damaged.
+            ValueError: no target has an expert, the store is damaged, or no memory is enough.
             Cancelled: ``progress`` said so.
         """
-        known = [target for target in targets if target.structure.name in self.structures(target.structure.department)]
-        if not known:
-            raise ValueError(self._nobody_knows(targets))
+        watch, tell = Stopwatch(), progress or _go_on
+        with watch.stage("prepare"):
+            # once, as another revision may be published while this runs
+            served = {name: self.store.served(name) for name in {target.structure.department for target in targets}}
+            revisions = {name: revision for name, revision in served.items() if revision is not None}
+            names = {name: self.structures(name, revision) for name, revision in revisions.items()}
+            known = [each for each in targets if each.structure.name in names.get(each.structure.department, ())]
+            if not known:
+                raise ValueError(self._nobody_knows(targets))
+            asked = dict.fromkeys(target.structure.department for target in known)
+            experts = {name: self.fused(name, revisions[name]) for name in asked}
         segments = [Segment(value, target.structure) for value, target in enumerate(known, start=1)]
-        experts = {name: self.fused(name) for name in dict.fromkeys(target.structure.department for target in known)}
+        merging, layering = Merging(volume.grid), Layering(volume.grid) if keep_overlaps else None
         images: dict[tuple[object, ...], tuple[Tensor, Grid]] = {}
-
-        def probabilities() -> Iterator[tuple[Segment, np.ndarray]]:
-            for department, fused in experts.items():
+        fallbacks: list[str] = []
+        for department, fused in experts.items():
+            own = [segment for segment in segments if segment.structure.department == department]
+            with watch.stage("prepare"):
                 seen = fused.spacing_mm, fused.intensities
                 if seen not in images:
-                    images[seen] = canonical_image(volume, *seen, device=str(self.device))
+                    images[seen] = self._canonical_image(volume, *seen)
                 image, grid = images[seen]
-                own = [segment for segment in segments if segment.structure.department == department]
                 queries = fused.queries.queries([segment.structure.name for segment in own], volume.modality)
-                tell = None if progress is None else partial(progress, department)
-                maps = self._masks(fused, image, queries.to(self.device), tell)
-                for segment, mask in zip(own, maps, strict=True):
-                    yield segment, resample(mask[None], grid, volume.grid, "linear")[0].cpu().numpy()
+            with watch.stage("windows"):
+                masks, fallback = self._masks(fused, image, queries, partial(tell, department))
+                fallbacks += [f"{department}: {fallback}"] if fallback else []
+                if masks.is_cuda:
+                    torch.cuda.synchronize(masks.device)  # else the time counts as the next stage's
+            with watch.stage("merge"):
+                for done, (segment, mask) in enumerate(zip(own, masks, strict=True), start=1):
+                    probability, part = brought_back(mask, grid, volume.grid)
+                    merging.add(segment, probability, part)
+                    if layering is not None:
+                        layering.add(segment, probability, part)
+                    if not tell("merge", done, len(own)):
+                        raise Cancelled(f"cancelled after {done} of {len(own)} structures of {department}")
+        with watch.stage("merge"):
+            found = (merging if layering is None else layering).found()
+        said = answers(targets, segments, found, revisions=revisions, voxel_ml=volume.grid.voxel_ml)
+        layers = None if layering is None else layering.layers()
+        return Prediction(merging.label_map(), tuple(said), layers, "; ".join(fallbacks) or None, watch.seconds)
 
-        label_map = merge(probabilities(), volume.grid)
-        revisions = {name: fused.revision for name, fused in experts.items()}
-        return Prediction(label_map, tuple(_answers(targets, label_map, revisions)))
-
-    def fused(self, department: str) -> "Fused":
-        """Give the plain network of a department's newest expert, fused now or kept from before."""
-        revision = self.store.newest(department)
+    def fused(self, department: str, revision: int | None = None) -> "Fused":
+        """Give the plain network of a department's expert, the served one if none is named, fused now or kept."""
+        revision = self.store.served(department) if revision is None else revision
         with self._lock:
             if revision is not None and (department, revision) in self._networks:
                 self._networks.move_to_end((department, revision))
@@ -166,18 +199,38 @@ class Predictor:
         tensors = {p.data_ptr(): p.nbytes for fused in self._networks.values() for p in fused.network.parameters()}
         return sum(tensors.values())
 
-    def _masks(
-        self, fused: "Fused", image: Tensor, queries: Tensor, progress: Callable[[int, int], bool] | None
-    ) -> Tensor:
-        def call(windows: Tensor) -> Tensor:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=has_fast_bf16(self.device)):
-                logits = fused.network(windows.to(memory_format=torch.channels_last_3d), queries)
-            return logits.float().sigmoid()
+    def _canonical_image(self, volume: Volume, spacing_mm: Sequence[float], intensities: str) -> tuple[Tensor, Grid]:
+        x, y, z = spacing_mm
+        try:
+            return canonical_image(volume, (x, y, z), intensities, device=str(self.device))
+        except RuntimeError as error:
+            if self.device.type == "cpu" or not is_out_of_memory(error):
+                raise
+        return canonical_image(volume, (x, y, z), intensities)  # its windows go to the device one by one
 
-        stride = fused.network.stride
-        sizes = zip(fused.window, image.shape[1:], strict=True)
-        window = [-(-min(most, size) // stride) * stride for most, size in sizes]
-        return sliding_window(image, call, window=(window[0], window[1], window[2]), overlap=OVERLAP, progress=progress)
+    def _masks(
+        self, fused: "Fused", image: Tensor, queries: Tensor, progress: Callable[[int, int], bool]
+    ) -> tuple[Tensor, str | None]:
+        def forward_on(device: torch.device) -> Callable[[Tensor], Tensor]:
+            network = fused.network if device == self.device else on_cpu(fused.network)
+            asked, fast = queries.to(device), has_fast_bf16(device)
+
+            def forward(windows: Tensor) -> Tensor:
+                with torch.autocast(device.type, torch.bfloat16, enabled=fast):
+                    logits = network(windows.to(device, memory_format=torch.channels_last_3d), asked)
+                return logits.float().sigmoid()
+
+            return forward
+
+        return masks_of(
+            image,
+            forward_on,
+            device=self.device,
+            window=fused.window,
+            stride=fused.network.stride,
+            overlap=self.overlap,
+            progress=progress,
+        )
 
     def _nobody_knows(self, targets: Sequence[Target]) -> str:
         if not targets:
@@ -216,25 +269,6 @@ def has_fast_bf16(device: torch.device) -> bool:
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-def _answers(targets: Sequence[Target], label_map: LabelMap, revisions: Mapping[str, int]) -> Iterator[Answer]:
-    rows = {row["name"]: row for row in summary(label_map)}
-    for target in targets:
-        name, department = target.structure.name, target.structure.department
-        row = rows.get(name)
-        if row is None:
-            message = f"no expert of {department} was trained on {name}"
-            yield Answer(target.phrase, name, department, None, None, 0, 0.0, "no expert", message)
-            continue
-        where = f"by expert {department}/{revisions[department]:04d}"
-        found = row["voxels"] > 0
-        yield Answer(
-            target.phrase,
-            name,
-            department,
-            revisions[department],
-            row["value"],
-            row["voxels"],
-            row["ml"],
-            "found" if found else "absent",
-            f"{row['ml']:.1f} ml found {where}" if found else f"not found in this volume {where}",
-        )
+def _go_on(stage: str, done: int, total: int) -> bool:
+    """The progress of those who want none."""
+    return True

@@ -6,6 +6,7 @@ have their axes closest to right, anterior, superior. Batches of tensors are (B,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from lorkd_monailabel.volume_files import read_volume_file
 
 Modality = Literal["ct", "mri"]
 Number = TypeVar("Number", int, float)
+Box = tuple[slice, slice, slice]
 
 _TOLERANCE_VOXELS = 1e-3
 _CHUNK_ELEMENTS = 1 << 22
@@ -175,13 +177,22 @@ def canonical_grid(grid: Grid, spacing_mm: float | tuple[float, float, float]) -
     return Grid((int(shape[0]), int(shape[1]), int(shape[2])), affine)
 
 
-def resample(tensor: torch.Tensor, source: Grid, target: Grid, mode: Literal["linear", "nearest"]) -> torch.Tensor:
+def resample(
+    tensor: torch.Tensor, source: Grid, target: Grid, mode: Literal["linear", "nearest"], *, part: Box | None = None
+) -> torch.Tensor:
     """Brings a tensor (C, X, Y, Z) from the source grid to the target grid, axis by axis.
 
     The grids may differ by permutation, flip, scale and shift, not by rotation. Axes that only move by whole voxels
     are copied, so identity, permutation and flip are bit exact; between equal grids the result may share memory with
     the argument. Beyond the source the outermost voxels repeat. Shrinking is plain linear interpolation (or the
     nearest voxel) without a low-pass filter, so beyond a factor of about 1.5 it skips voxels and keeps their noise.
+
+    Args:
+        tensor: (C, X, Y, Z) on the source.
+        source: its grid.
+        target: the grid that it is brought to.
+        mode: for probabilities and images, or for labels.
+        part: of the target, if not all of it is wanted; its voxels are the same as in the whole.
 
     Raises:
         ValueError: the tensor does not fit the source, the grids are rotated against each other, the mode is unknown,
@@ -196,9 +207,30 @@ def resample(tensor: torch.Tensor, source: Grid, target: Grid, mode: Literal["li
     axes, positions = _axis_maps(source, target)
     tensor = tensor.permute(0, *(axis + 1 for axis in axes))
     # the axis that shrinks most goes first, so that the others have less to do
-    for axis in sorted(range(3), key=lambda axis: target.shape[axis] / tensor.shape[axis + 1]):
+    order = sorted(range(3), key=lambda axis: target.shape[axis] / tensor.shape[axis + 1])
+    if part is not None:
+        positions = [position[wanted] for position, wanted in zip(positions, part, strict=True)]
+        for axis, position in enumerate(positions):
+            first, last = math.floor(position.min()), math.floor(position.max()) + 1  # it lies between two voxels
+            tensor = tensor.narrow(axis + 1, first, min(last + 1, tensor.shape[axis + 1]) - first)
+            positions[axis] = position - first
+    for axis in order:
         tensor = _along(tensor, axis + 1, positions[axis], mode)
     return tensor.contiguous()
+
+
+def within_reach(box: Box, source: Grid, target: Grid) -> Box | None:
+    """Gives the smallest box of the target's voxels that linear resampling draws from a box of the source's voxels.
+
+    None where there is none. Grids as in ``resample``.
+    """
+    reached = []
+    for axis, position in zip(*_axis_maps(source, target), strict=True):
+        near = np.flatnonzero((position > box[axis].start - 1) & (position < box[axis].stop))
+        if near.size == 0:
+            return None
+        reached.append(slice(int(near[0]), int(near[-1]) + 1))
+    return reached[0], reached[1], reached[2]
 
 
 def _axis_maps(source: Grid, target: Grid) -> tuple[list[int], list[np.ndarray]]:

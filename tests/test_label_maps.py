@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import resource
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 import SimpleITK as sitk
 
 from lorkd_monailabel.departments import Structure
-from lorkd_monailabel.label_maps import LabelMap, Overlap, Segment, merge, summary, write_label_map
+from lorkd_monailabel.label_maps import Found, LabelMap, Merging, Overlap, Segment, merge, write_label_map
 from lorkd_monailabel.volumes import Grid, read_volume
 
 LIVER = Structure("liver", "abdomen", None, "10200004", "Liver", (221, 130, 101), ())
@@ -60,6 +59,38 @@ def test_merge_by_hand() -> None:
     assert label_map.overlaps == (Overlap("liver", "left kidney", 2),)
     assert label_map.segments == (Segment(1, LIVER), Segment(7, LEFT_KIDNEY))
     assert label_map.grid is grid
+
+
+def test_what_was_found_by_hand() -> None:
+    """The voxels that a structure won and their mean probability; those of the loser are not the loser's."""
+    merging = Merging(straight_grid((6, 1, 1)))
+    liver = np.array([0.9, 0.6, 0.7, 0.5, 0.0, 0.0], np.float32).reshape(6, 1, 1)
+    kidney = np.array([0.0, 0.8, 0.7, 0.6, 0.9, 0.4], np.float32).reshape(6, 1, 1)
+    merging.add(Segment(1, LIVER), liver)
+    merging.add(Segment(7, LEFT_KIDNEY), kidney)
+    merging.add(Segment(3, SPLEEN), liver)
+    found = merging.found()
+    assert found[1] == Found(2, pytest.approx((0.9 + 0.7) / 2, abs=1e-6))
+    assert found[7] == Found(3, pytest.approx((0.8 + 0.6 + 0.9) / 3, abs=1e-6))
+    assert found[3] == Found(0, None)
+
+
+def test_a_part_of_the_grid_is_as_good_as_the_whole() -> None:
+    grid, generator = straight_grid((9, 8, 7)), np.random.default_rng(0)
+    whole, parts = Merging(grid), Merging(grid)
+    for value in range(1, 6):
+        part = tuple(slice(int(a), int(a) + 4) for a in generator.integers(0, 4, 3))
+        array = np.zeros(grid.shape, np.float32)
+        array[part] = generator.random((4, 4, 4))
+        segment = Segment(value, Structure(f"structure {value}", "abdomen", None, "1", "x", (1, 2, 3), ()))
+        whole.add(segment, array)
+        parts.add(segment, array[part], part)
+    np.testing.assert_array_equal(parts.label_map().array, whole.label_map().array)
+    assert parts.label_map().overlaps == whole.label_map().overlaps
+    assert parts.label_map().overlaps != ()
+    assert parts.found() == whole.found()
+    with pytest.raises(ValueError, match=r"has shape \(4, 4, 4\), but the grid has \(4, 4, 3\)"):
+        parts.add(Segment(9, LIVER), np.zeros((4, 4, 4)), (slice(0, 4), slice(0, 4), slice(4, 7)))
 
 
 def test_every_pair_is_counted_as_in_masks_at_once() -> None:
@@ -244,23 +275,3 @@ def test_a_full_disk_keeps_the_old_file(tmp_path: Path, name: str) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert os.listdir(tmp_path) == [name]
     assert (tmp_path / name).read_bytes() == before
-
-
-def test_summary_by_hand() -> None:
-    grid = straight_grid()  # voxels of 1 mm3
-    array = np.zeros(grid.shape, np.uint16)
-    array[0] = 300
-    array[1, 0, 0] = 2
-    label_map = LabelMap(array, grid, (Segment(2, LIVER), Segment(300, LEFT_KIDNEY), Segment(5, SPLEEN)), ())
-    rows = summary(label_map)
-    assert json.loads(json.dumps(rows)) == rows
-    assert rows[1] == {
-        "value": 300,
-        "name": "left kidney",
-        "department": "abdomen",
-        "color": [212, 126, 151],
-        "snomed": "64033007",
-        "voxels": 30,
-        "ml": pytest.approx(0.03),
-    }
-    assert [(row["name"], row["voxels"]) for row in rows] == [("liver", 1), ("left kidney", 30), ("spleen", 0)]

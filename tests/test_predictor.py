@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.func import functional_call
 
+from lorkd_monailabel import masks as masks_module
 from lorkd_monailabel import predictor as predictor_module
 from lorkd_monailabel.departments import structure
 from lorkd_monailabel.experts import Base, Expert, fuse
@@ -142,7 +143,13 @@ def test_progress_counts_the_windows_of_each_department(store: ExpertStore, volu
     Predictor(store).segment(volume, targets("liver", "heart", "spleen"), progress=progress)
     # Canonical grids: 8 x 8 x 6 at 3 mm is one window of 8 x 8 x 6; at 1.5 mm, 16 x 16 x 12 takes windows of 8 that
     # step by 6: three along 16 voxels and two along 12.
-    assert calls == [("abdomen", done, 1) for done in range(2)] + [("thorax", done, 18) for done in range(19)]
+    assert calls == [
+        *(("abdomen", done, 1) for done in range(2)),
+        ("merge", 1, 2),
+        ("merge", 2, 2),
+        *(("thorax", done, 18) for done in range(19)),
+        ("merge", 1, 1),
+    ]
 
 
 @pytest.mark.parametrize("after", [0, 1, 5])
@@ -248,7 +255,7 @@ def test_a_base_with_sats_settings_sees_sats_image(
         seen.append((image, window))
         return torch.zeros(1, *image.shape[1:])
 
-    monkeypatch.setattr(predictor_module, "sliding_window", look)
+    monkeypatch.setattr(masks_module, "sliding_window", look)
     Predictor(store).segment(volume, targets("liver"))
     ((image, window),) = seen
     grid = canonical_grid(volume.grid, (2, 2, 3))

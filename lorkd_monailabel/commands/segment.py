@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING
 
 from lorkd_monailabel.commands.options import Subparsers, add_device, add_store, check_free, opened_store, store_folder
 from lorkd_monailabel.commands.tables import printable, table
-from lorkd_monailabel.prompts import AUTO, NotUnderstood, resolve
+from lorkd_monailabel.everything import understood
+from lorkd_monailabel.prompts import AUTO, NotUnderstood
 
 if TYPE_CHECKING:
-    from lorkd_monailabel.predictor import Answer
+    from lorkd_monailabel.answers import Answer
 
 OUTPUTS = (".nii.gz", ".nii", ".nrrd", ".mha")
+LAYERS = ".seg.nrrd"
+MERGE = "merge"  # the stage after a department's windows
 IMAGES = (*OUTPUTS, ".mhd")
 HEADER = ("phrase", "structure", "department", "revision", "value", "voxels", "ml", "status")
 
@@ -26,14 +29,15 @@ def add_to(subparsers: Subparsers) -> None:
     """Add the command."""
     parser = subparsers.add_parser("segment", help="segment a volume by text", description=__doc__)
     parser.add_argument("image", type=Path, metavar="IMAGE", help="NIfTI, NRRD, MetaImage, or a DICOM series' folder")
-    parser.add_argument("--text", required=True, help='what to segment: "left kidney; liver"')
+    parser.add_argument("--text", required=True, help='what to segment: "left kidney; liver", or "everything"')
     parser.add_argument("--department", default=AUTO, help="the only department to ask (default: auto)")
     parser.add_argument("--modality", choices=("auto", "ct", "mri"), default="auto", help="default: auto")
     parser.add_argument(
         "--output",
         type=Path,
         metavar="FILE",
-        help=f"label map, {', '.join(OUTPUTS)} (default: IMAGE's name + _lorkd.nii.gz in the current folder)",
+        help=f"label map, {', '.join(OUTPUTS)}, or {LAYERS} to keep overlaps "
+        "(default: IMAGE's name + _lorkd.nii.gz in the current folder)",
     )
     parser.add_argument("--force", action="store_true", help="overwrite the label map")
     add_store(parser)
@@ -52,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     output: Path = arguments.output or default_output(image)
     check_paths(image, output, force=arguments.force)
     store_folder(arguments.store)
-    targets, refused = resolve(arguments.text, arguments.department)
+    targets, refused = understood(arguments.text, arguments.department, _known_in(arguments.store))
     if not targets:
         raise ValueError(_nothing_understood(refused))
 
@@ -61,6 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from lorkd_monailabel.devices import checked_device
     from lorkd_monailabel.label_maps import write_label_map
+    from lorkd_monailabel.layers import write_layers
     from lorkd_monailabel.predictor import Predictor
     from lorkd_monailabel.volumes import read_volume
 
@@ -71,15 +76,32 @@ def run(arguments: argparse.Namespace) -> int:
     volume = read_volume(image, arguments.modality)
     try:
         with bar() as progress:
-            prediction = predictor.segment(volume, targets, progress=progress)
+            keep = output.name.lower().endswith(LAYERS)
+            prediction = predictor.segment(volume, targets, progress=progress, keep_overlaps=keep)
     except torch.OutOfMemoryError as error:
         raise ValueError(f"the memory of {predictor.device} is too small for {image}; use --device cpu") from error
-    write_label_map(prediction.label_map, output)
+    if prediction.layers is not None:
+        write_layers(prediction.layers, output)
+    else:
+        write_label_map(prediction.label_map, output)
     print(table(HEADER, rows(prediction.answers)))
     print(f"{output}: read as {volume.modality}, on {predictor.device}, {time.monotonic() - began:.1f} s")
+    if prediction.fallback:
+        print(f"lorkd: {prediction.fallback}", file=sys.stderr)
     for each in refused:
         print(f"lorkd: {printable(each.message)}", file=sys.stderr)
     return 0
+
+
+def _known_in(folder: Path | None) -> Callable[[str], Sequence[str]]:
+    """Give what names the structures of a department's expert; it opens the store only when it is asked."""
+
+    def known(department: str) -> Sequence[str]:
+        store = opened_store(folder)
+        revision = store.served(department)
+        return () if revision is None else store.header(department, revision)["structures"]
+
+    return known
 
 
 def rows(answers: Sequence[Answer]) -> list[tuple[object, ...]]:
@@ -120,11 +142,12 @@ def bar() -> Iterator[Callable[[str, int, int], bool]]:
 
     with tqdm(unit="window", disable=not sys.stderr.isatty(), dynamic_ncols=True, leave=False) as shown:
 
-        def progress(department: str, done: int, total: int) -> bool:
-            if done == 0:
-                shown.set_description(department, refresh=False)
-                shown.reset(total)
-            shown.update(done - shown.n)
+        def progress(stage: str, done: int, total: int) -> bool:
+            if stage != MERGE:
+                if done == 0:
+                    shown.set_description(stage, refresh=False)
+                    shown.reset(total)
+                shown.update(done - shown.n)
             return True
 
         yield progress

@@ -4,7 +4,7 @@ import tempfile
 import time
 import uuid
 from abc import abstractmethod
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,28 @@ from typing import Any
 import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
+from lorkd_monailabel import __version__
 from lorkd_monailabel.departments import Department, structure
-from lorkd_monailabel.label_maps import LabelMap, write_label_map
+from lorkd_monailabel.dicom_grids import source_series
+from lorkd_monailabel.dicom_seg import Algorithm
+from lorkd_monailabel.dicom_seg import write as write_dicom_seg
+from lorkd_monailabel.everything import understood
+from lorkd_monailabel.jobs import Job, Jobs
+from lorkd_monailabel.label_maps import write_label_map
+from lorkd_monailabel.layers import write_layers
+from lorkd_monailabel.memory import announced, is_out_of_memory
 from lorkd_monailabel.predictor import Prediction, Predictor
-from lorkd_monailabel.prompts import AUTO, NotUnderstood, Target, resolve
+from lorkd_monailabel.prompts import AUTO, NotUnderstood, Target
+from lorkd_monailabel.stopwatch import Stopwatch
+from lorkd_monailabel.tasks.options import Request, choice, client_id, job_id, text
 from lorkd_monailabel.volumes import Volume, read_volume
 
-EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".seg.nrrd", ".mha")
+LAYERS = ".seg.nrrd"
+DICOM_SEG = ".dcm"
+EXTENSIONS = (".nii.gz", ".nii", ".nrrd", LAYERS, ".mha", DICOM_SEG)
 DTYPES = ("uint8", "uint16")
 MODALITIES = (AUTO, "ct", "mri")
 
-Request = dict[str, Any]
 Wanted = tuple[list[Target], list[NotUnderstood]]
 
 
@@ -31,14 +42,14 @@ class SegmentTask(InferTask):
 
     Args:
         predictor: with the experts.
-        turn: held while the predictor computes, so that requests share a device one after the other.
+        jobs: of the server, among which each request takes its turn for the device.
         description: for users.
     """
 
-    def __init__(self, predictor: Predictor, turn: AbstractContextManager[Any], description: str) -> None:
+    def __init__(self, predictor: Predictor, jobs: Jobs, description: str) -> None:
         super().__init__(InferType.SEGMENTATION, labels={}, dimension=3, description=description)
         self.predictor = predictor
-        self.turn = turn
+        self.jobs = jobs
 
     @abstractmethod
     def wanted(self, request: Request) -> Wanted:
@@ -47,36 +58,78 @@ class SegmentTask(InferTask):
     def __call__(self, request: Request) -> tuple[str, dict[str, Any]]:
         """Segments the image at the path ``request["image"]``.
 
-        Read from the request: ``text``, ``department``, ``modality``, ``result_extension``, ``result_dtype``; lists
-        stand for their first element.
+        Read from the request: ``text``, ``department``, ``modality``, ``result_extension``, ``result_dtype``, ``job``
+        and ``client_id``; lists stand for their first element. A ``.seg.nrrd`` and a ``.dcm`` (DICOM SEG, of an image
+        that was a DICOM series) keep overlaps; other files hold one label a voxel.
 
         Returns:
             A new file in the folder for temporary files, for the caller to remove, and JSON.
 
         Raises:
             FileNotFoundError: there is no image.
-            ValueError: the image or an option is not usable, nothing was understood, or no expert knows it.
+            ValueError: the image or an option is not usable, nothing was understood, no expert knows it, or it can't
+                fit into memory.
+            Cancelled: the job was cancelled.
         """
-        started = time.perf_counter()
-        extension = _choice(request, "result_extension", EXTENSIONS)
-        dtype = _choice(request, "result_dtype", ("", *DTYPES))
-        modality = _choice(request, "modality", MODALITIES)
+        watch, started = Stopwatch(), time.perf_counter()
+        extension = choice(request, "result_extension", EXTENSIONS)
+        dtype = choice(request, "result_dtype", ("", *DTYPES))
+        modality = choice(request, "modality", MODALITIES)
+        job, client = job_id(request), client_id(request)
         targets, missed = self.wanted(request)
         if not targets:
             raise ValueError("; ".join(each.message for each in missed[:3]))
-        volume = _volume(Path(request["image"]), modality)
-        with self.turn:
-            prediction = self.predictor.segment(volume, targets)
-        path = Path(tempfile.gettempdir()) / f"lorkd-{uuid.uuid4().hex}{extension}"
-        write_label_map(_with_dtype(prediction.label_map, dtype), path)
+        image = Path(request["image"])
+        series = source_series(image) if extension == DICOM_SEG else []
+        result = Path(tempfile.gettempdir()) / f"lorkd-{uuid.uuid4().hex}{extension}"
+        volumes: list[Volume] = []
+
+        def read(own: Job) -> None:
+            own.check("read")
+            with watch.stage("read"):
+                self.predictor.check_memory(announced(image), targets)
+                volumes.append(_volume(image, modality))
+
+        device = str(self.predictor.device)
+        try:
+            with self.jobs.turn(job, client=client, title=_title(targets), device=device, ahead=read) as own:
+                waited = time.perf_counter() - started - watch.seconds["read"]
+                seen = volumes[0].modality
+                # popped, so that the volume is gone before the file is written
+                prediction = self._segmented(
+                    volumes.pop(), targets, own, keep_overlaps=extension in (LAYERS, DICOM_SEG)
+                )
+                own.release()
+                own.check("write")
+                with watch.stage("write"):
+                    _write(prediction, result, dtype, series)
+        except BaseException:
+            result.unlink(missing_ok=True)
+            raise
+        stages = {"queue": waited, "read": watch.seconds["read"], **prediction.seconds, "write": watch.seconds["write"]}
         about = {
+            "job": job,
             **_described(prediction, missed),
-            "modality": volume.modality,
-            "device": str(self.predictor.device),
+            "modality": seen,
+            "device": device,
             "seconds": round(time.perf_counter() - started, 3),
+            "stages": {name: round(seconds, 4) for name, seconds in stages.items()},
+            "fallback": prediction.fallback,
         }
         names = {segment.structure.name: segment.value for segment in prediction.label_map.segments}
-        return str(path), {"label_names": names, "lorkd": about}
+        return str(result), {"label_names": names, "lorkd": about}
+
+    def _segmented(self, volume: Volume, targets: Sequence[Target], job: Job, *, keep_overlaps: bool) -> Prediction:
+        try:
+            return self.predictor.segment(volume, targets, progress=job.progress, keep_overlaps=keep_overlaps)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            shape = " x ".join(map(str, volume.grid.shape))
+            raise ValueError(
+                f"a volume of {shape} voxels and {len(targets)} structures needs more memory than the server has now; "
+                "crop it, or name fewer structures"
+            ) from error
 
 
 class DepartmentTask(SegmentTask):
@@ -85,11 +138,11 @@ class DepartmentTask(SegmentTask):
     Args:
         department: whose expert.
         predictor: see ``SegmentTask``.
-        turn: see ``SegmentTask``.
+        jobs: see ``SegmentTask``.
     """
 
-    def __init__(self, department: Department, predictor: Predictor, turn: AbstractContextManager[Any]) -> None:
-        super().__init__(predictor, turn, f"Expert of the department {department.name}")
+    def __init__(self, department: Department, predictor: Predictor, jobs: Jobs) -> None:
+        super().__init__(predictor, jobs, f"Expert of the department {department.name}")
         self.department = department
 
     def is_valid(self) -> bool:
@@ -118,8 +171,10 @@ class DepartmentTask(SegmentTask):
         if not names:
             have = ", ".join(self.predictor.store.departments()) or "no department"
             raise ValueError(f"{self.department.id} has no expert (experts exist for: {have}); train one first")
-        text = _text(request, "text")
-        return resolve(text, self.department.id) if text else ([Target(name, structure(name)) for name in names], [])
+        asked = text(request, "text")
+        if asked:
+            return understood(asked, self.department.id, self.predictor.structures)
+        return [Target(name, structure(name)) for name in names], []
 
 
 class TextTask(SegmentTask):
@@ -127,11 +182,11 @@ class TextTask(SegmentTask):
 
     Args:
         predictor: see ``SegmentTask``.
-        turn: see ``SegmentTask``.
+        jobs: see ``SegmentTask``.
     """
 
-    def __init__(self, predictor: Predictor, turn: AbstractContextManager[Any]) -> None:
-        super().__init__(predictor, turn, "What the text names, such as 'left kidney; liver'")
+    def __init__(self, predictor: Predictor, jobs: Jobs) -> None:
+        super().__init__(predictor, jobs, "What the text names, such as 'left kidney; liver'")
 
     def is_valid(self) -> bool:
         """Always: without any expert, the answer to a request says so."""
@@ -148,7 +203,7 @@ class TextTask(SegmentTask):
         Raises:
             ValueError: the text is missing, blank or too long, or the department is unknown.
         """
-        return resolve(_text(request, "text"), _text(request, "department") or AUTO)
+        return understood(text(request, "text"), text(request, "department") or AUTO, self.predictor.structures)
 
 
 def _volume(path: Path, modality: str) -> Volume:
@@ -159,32 +214,29 @@ def _volume(path: Path, modality: str) -> Volume:
         raise ValueError(str(error).replace(str(path), path.name)) from error
 
 
-def _text(request: Request, name: str) -> str:
-    """An option of a request; clients that chose nothing send all choices, or none."""
-    value = request.get(name)
-    if isinstance(value, list):
-        value = value[0] if value else None
-    if value is not None and not isinstance(value, str):
-        raise ValueError(f"{name} {value!r} must be text; put it in quotation marks")
-    return (value or "").strip()
+def _title(targets: Sequence[Target]) -> str:
+    """What a job is called in the list that all clients see: names of structures, nothing that a client wrote."""
+    first = ", ".join(target.structure.name for target in targets[:3])
+    return f"{first} and {len(targets) - 3} more" if len(targets) > 3 else first
 
 
-def _choice(request: Request, name: str, known: tuple[str, ...]) -> str:
-    """An option that has only the values given; the first of them when it is left out."""
-    value = _text(request, name).lower() or known[0]
-    if value not in known:
-        raise ValueError(f"{name} {value!r} must be one of {', '.join(filter(None, known))}; or leave it out")
-    return value
-
-
-def _with_dtype(label_map: LabelMap, dtype: str) -> LabelMap:
-    """The label map in the type that a client asks for; it is uint16 by itself only where uint8 would not hold it."""
-    return replace(label_map, array=label_map.array.astype(np.uint16)) if dtype == "uint16" else label_map
+def _write(prediction: Prediction, path: Path, dtype: str, series: Sequence[Path]) -> None:
+    """Writes layers where there are any, else the label map; in uint16 where a client asks for it, or it must be."""
+    label_map, layers = prediction.label_map, prediction.layers
+    if path.suffix == DICOM_SEG:
+        experts = {each.department: each.expert for each in prediction.answers if each.expert}
+        write_dicom_seg(layers or label_map, series, path, algorithm=Algorithm("LoRKD", __version__, experts))
+    elif layers is not None:
+        write_layers(layers.astype(np.uint16) if dtype == "uint16" else layers, path)
+    elif dtype == "uint16":
+        write_label_map(replace(label_map, array=label_map.array.astype(np.uint16)), path)
+    else:
+        write_label_map(label_map, path)
 
 
 def _described(prediction: Prediction, missed: list[NotUnderstood]) -> dict[str, Any]:
     return {
         "answers": [asdict(answer) for answer in prediction.answers],
-        "not_understood": [asdict(each) for each in missed],
+        "not_understood": [{**asdict(each), "status": "not understood"} for each in missed],
         "overlaps": [asdict(overlap) for overlap in prediction.label_map.overlaps],
     }

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -11,8 +12,9 @@ import SimpleITK as sitk
 
 from lorkd_monailabel.commands import segment
 from lorkd_monailabel.commands.segment import default_output
+from lorkd_monailabel.departments import structure
 from lorkd_monailabel.predictor import Predictor
-from lorkd_monailabel.prompts import resolve
+from lorkd_monailabel.prompts import Target, resolve
 from lorkd_monailabel.store import ExpertStore
 from lorkd_monailabel.volumes import read_volume
 
@@ -55,6 +57,24 @@ def test_every_extension_that_is_offered(
     outcome = lorkd("segment", ct, "--text", "liver", "--store", store.folder, "--output", here / f"labels{extension}")
     assert (outcome.status, outcome.err) == (0, "")
     assert read_volume(here / f"labels{extension}", "ct").grid.shape == (9, 8, 7)
+
+
+def test_overlaps_are_kept_in_a_segmentation_file(lorkd: Callable, here: Path, store: ExpertStore, ct: Path) -> None:
+    words = ("--text", "everything in the abdomen", "--store", store.folder, "--output", here / "a.seg.nrrd")
+    assert lorkd("segment", ct, *words).status == 0
+    targets = [Target("", structure(name)) for name in store.header("abdomen")["structures"]]
+    expected = Predictor(store).segment(read_volume(ct), targets, keep_overlaps=True).layers
+    assert expected is not None
+    image = sitk.ReadImage(str(here / "a.seg.nrrd"))
+    assert image.GetNumberOfComponentsPerPixel() == len(expected.arrays) > 1
+    assert [image.GetMetaData(f"Segment{n}_Name") for n in range(len(targets))] == [t.structure.name for t in targets]
+
+
+def test_fallback_is_told(lorkd: Callable, store: ExpertStore, ct: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Predictor.segment
+    told = "abdomen: cuda has too little memory"
+    monkeypatch.setattr(Predictor, "segment", lambda *given, **named: replace(real(*given, **named), fallback=told))
+    assert lorkd("segment", ct, "--text", "liver", "--store", store.folder).err == f"lorkd: {told}\n"
 
 
 def test_department_modality_and_device_are_used(lorkd: Callable, store: ExpertStore, ct: Path) -> None:

@@ -126,14 +126,14 @@ def test_the_network_sees_what_predictors_sees(
 
 
 def test_probabilities_on_the_source_grid(write, store: ExpertStore, tmp_path: Path, monkeypatch) -> None:
-    seen: dict[str, np.ndarray] = {}
-    real = predictor_module.merge
+    seen: dict[str, tuple[np.ndarray, Any]] = {}
 
-    def merge(probabilities: Any, grid: Any) -> Any:
-        kept = [(segment, seen.setdefault(segment.structure.name, mask)) for segment, mask in probabilities]
-        return real(kept, grid)
+    class Merging(predictor_module.Merging):
+        def add(self, segment: Any, probability: np.ndarray, part: Any = None) -> None:
+            seen[segment.structure.name] = probability, part
+            super().add(segment, probability, part)
 
-    monkeypatch.setattr(predictor_module, "merge", merge)
+    monkeypatch.setattr(predictor_module, "Merging", Merging)
     monkeypatch.setattr(predictor_module, "has_fast_bf16", lambda device: False)
     (path, _), (bundle, _) = images(tmp_path / "images", "ct"), write("bundle")
     Predictor(store).segment(read_volume(path, "ct"), [Target("", structure(name)) for name in ("liver", "spleen")])
@@ -144,8 +144,12 @@ def test_probabilities_on_the_source_grid(write, store: ExpertStore, tmp_path: P
     data["pred"] = config.get_parsed_content("inferer")(data["image"][None], network)[0]
     back = config.get_parsed_content("postprocessing").transforms[0](data)["pred"]
     assert back.shape == (3, 11, 13, 12)
-    for channel, expected in zip(back[1:], (seen["liver"], seen["spleen"]), strict=True):
-        np.testing.assert_allclose(np.asarray(channel), expected, atol=TOLERANCE)
+    for channel, (expected, part) in zip(back[1:], (seen["liver"], seen["spleen"]), strict=True):
+        np.testing.assert_allclose(np.asarray(channel)[part], expected, atol=TOLERANCE)
+        beyond = np.array(channel)
+        beyond[part] = 0
+        assert 0 < expected.size
+        assert beyond.max() <= 0.5 + TOLERANCE
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.load`:DeprecationWarning")

@@ -1,0 +1,109 @@
+"""Masks: an image -> probabilities, window by window, and back onto the grid of the volume.
+
+Where memory runs out, smaller windows are tried, then the processor.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lorkd_monailabel.label_maps import THRESHOLD
+from lorkd_monailabel.memory import Size, attempts, is_out_of_memory
+from lorkd_monailabel.sliding_window import sliding_window
+from lorkd_monailabel.volumes import Box, Grid, resample, within_reach
+
+Forward = Callable[[Tensor], Tensor]
+
+_LOG = logging.getLogger(__name__)
+
+
+def masks_of(
+    image: Tensor,
+    forward_on: Callable[[torch.device], Forward],
+    *,
+    device: torch.device,
+    window: Size,
+    stride: int,
+    overlap: float,
+    progress: Callable[[int, int], bool],
+) -> tuple[Tensor, str | None]:
+    """Gives the probabilities of an image.
+
+    Args:
+        image: (1, X, Y, Z), on the device or in main memory.
+        forward_on: gives, for a device, what makes probabilities (1, N, *window) of a window (1, 1, *window).
+        device: to compute on while its memory is enough.
+        window: the largest, in voxels; a smaller image is one window.
+        stride: lengths of a window are multiples of it.
+        overlap: see ``sliding_window``.
+        progress: see ``sliding_window``; where memory runs out, it starts again.
+
+    Returns:
+        (N, X, Y, Z), and one sentence on what was done where memory ran out; None where it did not.
+
+    Raises:
+        Cancelled: ``progress`` said so.
+        ValueError: memory ran out in small windows on the processor too.
+    """
+    x, y, z = (-(-min(most, size) // stride) * stride for most, size in zip(window, image.shape[1:], strict=True))
+    for where, size in attempts(device, (x, y, z), stride):
+        given = image if where == device else image.cpu()
+        try:
+            found = sliding_window(given, forward_on(where), window=size, overlap=overlap, progress=progress)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            _LOG.warning("%s has too little memory for windows of %s: %s", where, _by(size), error)
+        else:
+            if (where, size) == (device, (x, y, z)):
+                return found, None
+            return found, (
+                f"{device} has too little memory for windows of {_by((x, y, z))} voxels, "
+                f"so windows of {_by(size)} were used on {where}"
+            )
+        if where.type == "cuda":  # here, where the exception and what it holds are gone
+            torch.cuda.empty_cache()
+    raise ValueError(
+        f"an image of {_by(image.shape[1:])} voxels needs more memory than there is, even in windows of {_by(size)}; "
+        "crop it, or name fewer structures"
+    )
+
+
+def brought_back(mask: Tensor, source: Grid, target: Grid) -> tuple[np.ndarray, Box | None]:
+    """Resamples a mask (X, Y, Z) as far as it can be above the threshold on the target.
+
+    Linear interpolation never exceeds the voxels that it draws from, so what is left out is not above it.
+
+    Returns:
+        The array (X, Y, Z) of a part of the target, empty where nothing can be above the threshold, and the part.
+    """
+    box = _box_above(mask, THRESHOLD)
+    part = None if box is None else within_reach(box, source, target)
+    if part is None:
+        return np.zeros((0, 0, 0), np.float32), (slice(0, 0), slice(0, 0), slice(0, 0))
+    try:
+        return resample(mask[None], source, target, "linear", part=part)[0].cpu().numpy(), part
+    except RuntimeError as error:
+        if not mask.is_cuda or not is_out_of_memory(error):
+            raise
+    return resample(mask[None].cpu(), source, target, "linear", part=part)[0].numpy(), part
+
+
+def _box_above(mask: Tensor, threshold: float) -> Box | None:
+    """The smallest box that holds all of a mask above a threshold; None where there is nothing."""
+    above = mask > threshold
+    box = []
+    for axis in range(3):
+        one, other = (each for each in range(3) if each != axis)
+        found = above.any(dim=other).any(dim=one).nonzero()
+        if len(found) == 0:
+            return None
+        box.append(slice(int(found[0]), int(found[-1]) + 1))
+    return box[0], box[1], box[2]
+
+
+def _by(lengths: Iterable[int]) -> str:
+    return " x ".join(map(str, lengths))
