@@ -1,12 +1,15 @@
 """Volume files: NIfTI, NRRD, MetaImage and DICOM folders -> array, affine and what the file says of its modality.
 
 Arrays are (X, Y, Z) in the file's own axis order, as ``volumes`` has them; affines map voxel index to RAS+ millimetres.
-Only ``volumes.read_volume`` calls this file, and checks what it returns.
+``volumes.read_volume`` checks what is read here.
 """
 
 from __future__ import annotations
 
+import gzip
 import logging
+import os
+import uuid
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -26,6 +29,8 @@ _REAL = "biuf"  # numpy kinds of one real number a voxel
 _NIFTI = (".nii", ".nii.gz")
 _ITK = (".nrrd", ".mha", ".mhd")
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_MODALITIES = {"CT": "ct", "MR": "mri"}  # DICOM's words and ours
+_DESCRIPTION = "DICOM {}"  # what a NIfTI file made of a DICOM series says of its modality
 _UNREADABLE = (
     ImageFileError,
     HeaderDataError,
@@ -100,7 +105,36 @@ def _read_nifti(path: Path) -> VolumeFile:
             array = np.asarray(image.dataobj, dtype=np.float32)  # scl_slope and scl_inter applied
     except _UNREADABLE as error:
         raise _unreadable(path, error) from error
-    return VolumeFile(array, np.asarray(image.affine, dtype=np.float64), None)
+    described = image.header["descrip"].item().decode("ascii", errors="replace")
+    modality = next((own for name, own in _MODALITIES.items() if described == _DESCRIPTION.format(name)), None)
+    return VolumeFile(array, np.asarray(image.affine, dtype=np.float64), modality)
+
+
+def write_nifti(file: VolumeFile, path: Path) -> None:
+    """Writes what ``read_volume_file`` gave as .nii.gz, with the modality; whole numbers as such, the rest as float32.
+
+    Raises:
+        OSError: the file cannot be written; nothing is left of it.
+    """
+    whole = np.array_equal(file.array, np.rint(file.array)) and np.abs(file.array).max() < 2**15
+    image = nibabel.Nifti1Image(file.array.astype(np.int16 if whole else np.float32), file.affine)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(file.affine, code=1)
+    image.set_qform(file.affine, code=1)
+    name = next((name for name, own in _MODALITIES.items() if own == file.modality), None)
+    if name:
+        image.header["descrip"] = _DESCRIPTION.format(name).encode("ascii")
+    draft = path.with_name(f".{uuid.uuid4().hex}.nii.gz")
+    try:
+        with draft.open("wb") as opened:
+            # fast rather than small: the file saves the work of reading the series again
+            with gzip.GzipFile("", "wb", compresslevel=1, fileobj=opened, mtime=0) as packed:
+                image.to_stream(packed)
+            opened.flush()
+            os.fsync(opened.fileno())
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _read_itk(path: Path) -> VolumeFile:
@@ -138,21 +172,46 @@ def _read_dicom(folder: Path) -> VolumeFile:
         raise ValueError(f"folder {folder} holds {len(series)} DICOM series, but must hold one; give that folder")
     reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder), series[0]))
     reader.MetaDataDictionaryArrayUpdateOn()
+    reader.SetOutputPixelType(sitk.sitkFloat32)  # else the first slice's type, though each has its own rescale slope
     try:
         image = reader.Execute()
     except RuntimeError as error:
         raise _unreadable(folder, error) from error
     slices = range(len(reader.GetFileNames()))
-    places = [reader.GetMetaData(i, "0020|0032") for i in slices if reader.HasMetaDataKey(i, "0020|0032")]
-    steps = np.linalg.norm(np.diff([[float(x) for x in place.split("\\")] for place in places], axis=0), axis=-1)
-    if len(steps) > 1 and np.ptp(steps) > 0.1 * np.median(steps):
-        low, high = steps.min(), steps.max()
-        raise ValueError(
-            f"the slices of {folder} are {low:.2f} to {high:.2f} mm apart, but must be evenly spaced; "
-            "look for missing slices and send the whole series"
-        )
+
+    def numbers(tag: str) -> np.ndarray:
+        texts = [reader.GetMetaData(i, tag) for i in slices if reader.HasMetaDataKey(i, tag)]
+        return np.array([[float(x) for x in text.split("\\")] for text in texts])
+
+    _check_slices(numbers("0020|0032"), numbers("0020|0037"), image.GetSpacing(), folder)
     tag = reader.GetMetaData(0, "0008|0060").strip() if reader.HasMetaDataKey(0, "0008|0060") else ""
-    return _from_itk(image, folder, {"CT": "ct", "MR": "mri"}.get(tag))
+    return _from_itk(image, folder, _MODALITIES.get(tag))
+
+
+def _check_slices(places: np.ndarray, turns: np.ndarray, spacing_mm: tuple[float, ...], folder: Path) -> None:
+    """Refuses slices that make no volume of even steps; places (slices, 3) in mm, turns (slices, 6) cosines."""
+    steps = np.diff(places, axis=0)
+    lengths = np.linalg.norm(steps, axis=-1)
+    if len(lengths) > 1 and np.ptp(lengths) > 0.1 * np.median(lengths):
+        raise ValueError(
+            f"the slices of {folder} are {lengths.min():.2f} to {lengths.max():.2f} mm apart, but must be evenly "
+            "spaced; look for missing slices and send the whole series"
+        )
+    if len(lengths) == 0 or len(turns) == 0:
+        return
+    if np.abs(turns - turns[0]).max() > 1e-3:
+        raise ValueError(
+            f"the slices of {folder} are turned against each other, but must be parallel; send one series of them"
+        )
+    whole = places[-1] - places[0]
+    normal = np.cross(turns[0, :3], turns[0, 3:])
+    aside = np.linalg.norm(whole - (whole @ normal) * normal)
+    if aside > 0.5 * min(spacing_mm[:2]):
+        degrees = np.degrees(np.arctan2(aside, abs(whole @ normal)))
+        raise ValueError(
+            f"the slices of {folder} are sheared by {degrees:.1f} degrees (gantry tilt), but must lie straight above "
+            "each other; resample the series upright first, as 3D Slicer does when it loads it"
+        )
 
 
 def _unreadable(path: Path, error: BaseException) -> ValueError:
