@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from lorkd_monailabel import __version__
-from lorkd_monailabel.commands import cases, doctor, experts, export, foundation, segment, serve, vocabulary
+from lorkd_monailabel.commands import cases, deploy, doctor, experts, export, foundation, segment, serve, tokens, vocabulary
 
 INTERRUPTED = 130
 
@@ -55,7 +55,7 @@ def parser() -> Parser:
     )
     top.add_argument("--version", action="version", version=f"lorkd {__version__}")
     subparsers = top.add_subparsers(metavar="COMMAND", required=True)
-    for command in (segment, experts, cases, serve, doctor, vocabulary, foundation, export):
+    for command in (segment, experts, cases, serve, tokens, doctor, deploy, vocabulary, foundation, export):
         command.add_to(subparsers)
     return top
 

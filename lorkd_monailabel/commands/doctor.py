@@ -1,19 +1,31 @@
-"""``lorkd doctor``: looks at the installation, the device, the store and the query table, and says what to do."""
+"""``lorkd doctor``: looks at the installation, the device, the store and what is around it, and says what to do."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
+import itertools
 import os
 import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from lorkd_monailabel import __version__
 from lorkd_monailabel.commands.options import Subparsers, add_store, opened_store, store_folder
+from lorkd_monailabel.commands.surroundings import (
+    Finding,
+    about_disk,
+    about_gpu,
+    about_memory,
+    about_port,
+    about_studies,
+    about_tokens,
+)
 from lorkd_monailabel.commands.tables import printable
+from lorkd_monailabel.commands.tokens import SERVERS_TOKENS
 from lorkd_monailabel.departments import departments, structures
 
 if TYPE_CHECKING:
@@ -23,26 +35,24 @@ if TYPE_CHECKING:
 
 NEEDED = ("torch", "monai", "numpy", "nibabel", "SimpleITK", "safetensors", "tqdm")
 GIB = 1024**3
-
-
-class Finding(NamedTuple):
-    """One line: whether all is well, and what was found, with the way out where it is not."""
-
-    ok: bool
-    text: str
+MONAI_LABEL = "0.8.5"
 
 
 def add_to(subparsers: Subparsers) -> None:
     """Add the command."""
     parser = subparsers.add_parser("doctor", help="check installation, device and store", description=__doc__)
     add_store(parser)
+    parser.add_argument("--studies", metavar="STUDIES", help="look at these too: a folder, or a DICOMweb address")
+    parser.add_argument("--host", default="127.0.0.1", help="address of --port (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="see whether a server could listen there")
+    parser.add_argument("--tokens", type=Path, metavar="FILE", help=f"default: {SERVERS_TOKENS}, where it exists")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the findings as they come; 1 when something is wrong."""
     problems = 0
-    for finding in findings(arguments.store):
+    for finding in itertools.chain(findings(arguments.store), surroundings(arguments)):
         problems += not finding.ok
         print(f"{'ok     ' if finding.ok else 'problem'}  {printable(finding.text)}", flush=True)
     print("all is well" if not problems else f"{problems} problem{'s' if problems > 1 else ''}")
@@ -51,9 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def findings(folder: Path | None) -> Iterator[Finding]:
     """Look at everything; what can't be looked at after a problem is left out."""
-    versions = list(_versions())
-    yield from versions
-    if not all(finding.ok for finding in versions):
+    yield from _versions()
+    if any(_version(name) is None for name in NEEDED):
         return
     yield from _device()
     table = None
@@ -71,6 +80,20 @@ def findings(folder: Path | None) -> Iterator[Finding]:
     yield from _about_store(opened_store(folder), table)
 
 
+def surroundings(arguments: argparse.Namespace) -> Iterator[Finding]:
+    """Look at what is around the store: always at memory and disk, at the rest as far as it is named."""
+    yield from about_memory()
+    with contextlib.suppress(OSError):  # a store that is missing was told of already
+        yield from about_disk(store_folder(arguments.store))
+    if arguments.studies:
+        yield from about_studies(arguments.studies)
+    if arguments.port is not None:
+        yield from about_port(arguments.host, arguments.port)
+    tokens = arguments.tokens or (SERVERS_TOKENS if SERVERS_TOKENS.exists() else None)
+    if tokens:
+        yield from about_tokens(tokens)
+
+
 def _versions() -> Iterator[Finding]:
     yield Finding(True, f"lorkd {__version__}, python {platform.python_version()} ({sys.executable})")
     missing = [name for name in NEEDED if _version(name) is None]
@@ -80,6 +103,9 @@ def _versions() -> Iterator[Finding]:
     monailabel = _version("monailabel")
     absent = "monailabel is not installed, only lorkd serve needs it: pip install 'lorkd-monailabel[server]'"
     yield Finding(True, f"monailabel {monailabel}" if monailabel else absent)
+    if monailabel and monailabel != MONAI_LABEL:
+        way_out = f"run: pip install 'monailabel=={MONAI_LABEL}'"
+        yield Finding(False, f"the front door is written for monailabel {MONAI_LABEL}, not {monailabel}; {way_out}")
 
 
 def _version(name: str) -> str | None:
@@ -105,6 +131,7 @@ def _device() -> Iterator[Finding]:
         if hasattr(os, "sysconf"):
             memory = f", {os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / GIB:.1f} GiB of memory"
         yield Finding(True, f"device cpu: {torch.get_num_threads()} threads{memory}; no GPU that torch can use")
+    yield from about_gpu(usable=device.type == "cuda")
     number = "bfloat16" if has_fast_bf16(device) else "float32: bfloat16 is not fast there"
     yield Finding(True, f"networks compute in {number}")
 

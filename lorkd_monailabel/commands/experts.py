@@ -1,4 +1,4 @@
-"""``lorkd experts``: what a store holds and an expert says of itself, the way back to old revisions, smaller ranks."""
+"""``lorkd experts``: what a store holds and an expert says of itself, which revision is served, smaller ranks."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import shlex
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorkd_monailabel.commands.options import SERVERS_STORE, Subparsers, add_store, opened_store
+from lorkd_monailabel.commands.options import Subparsers, add_store, opened_store
+from lorkd_monailabel.commands.revisions import add_verbs, store_to_change
 from lorkd_monailabel.commands.tables import printable, table
 
 if TYPE_CHECKING:
@@ -32,22 +32,18 @@ def add_to(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser("experts", help="list, show, roll back and truncate experts", description=__doc__)
     add_store(parser)
     parser.set_defaults(run=run)
-    verbs = parser.add_subparsers(metavar="show | rollback | truncate")
+    verbs = parser.add_subparsers(metavar="show | rollback | pin | unpin | diff | candidates | truncate")
     shown = verbs.add_parser("show", help="print what a revision says of itself")
     shown.add_argument("department", metavar="DEPARTMENT", help="such as abdomen; base for the base")
     shown.add_argument("--revision", type=int, metavar="N", help="default: the newest")
     shown.set_defaults(run=show)
-    back = verbs.add_parser("rollback", help="publish an old revision anew, as the newest")
-    back.add_argument("department", metavar="DEPARTMENT")
-    back.add_argument("revision", type=int, metavar="REVISION")
-    back.set_defaults(run=rollback)
     cut = verbs.add_parser("truncate", help="publish an expert of a smaller rank, made of the newest without training")
     cut.add_argument("department", metavar="DEPARTMENT")
     cut.add_argument("rank", type=int, metavar="RANK", nargs="?", help="smaller than the expert's own")
     cut.add_argument("--revision", type=int, metavar="N", help="to truncate (default: the newest)")
     cut.add_argument("--dry-run", action="store_true", help="only print what each rank would keep")
     cut.set_defaults(run=truncate)
-    for verb in (shown, back, cut):
+    for verb in (shown, *add_verbs(verbs), cut):
         # so that --store may stand before and after the verb; without a default the verb's would win over the noun's
         verb.add_argument("--store", type=Path, metavar="FOLDER", default=argparse.SUPPRESS, help="see lorkd experts")
 
@@ -72,6 +68,9 @@ def run(arguments: argparse.Namespace) -> int:
             rows.append((department, revisions[-1], len(revisions), None, "damaged", "", ""))
             problems.append(str(error))
     print(table(HEADER, rows))
+    for department in store.departments():
+        if store.served(department) != store.newest(department):
+            print(f"{department}: revision {store.served(department)} is pinned and served")
     print(f"in {store.folder}")
     for problem in problems:
         print(f"lorkd: {' '.join(problem.split())}", file=sys.stderr)
@@ -94,25 +93,6 @@ def show(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def rollback(arguments: argparse.Namespace) -> int:
-    """Publish an old revision anew, as the newest.
-
-    Raises:
-        ValueError: no store is named, there is no such revision, it is the newest, or it is damaged.
-        OSError: there is no store, or it can't be written.
-    """
-    store = _store_to_change(arguments.store)
-    expert = store.load(arguments.department, arguments.revision)
-    if expert.revision == store.newest(expert.department):
-        raise ValueError(f"{expert.department} revision {expert.revision} is the newest already; name an older one")
-    number = store.publish(replace(expert, about={**expert.about, "copy_of": expert.revision}))
-    print(
-        f"{expert.department}: revision {expert.revision} is published anew as revision {number}, which is the newest "
-        f"now; all revisions before it stay, and running servers use it from their next request on"
-    )
-    return 0
-
-
 def truncate(arguments: argparse.Namespace) -> int:
     """Publish an expert of a smaller rank as the newest, or print what each rank would keep.
 
@@ -125,7 +105,7 @@ def truncate(arguments: argparse.Namespace) -> int:
 
     if arguments.rank is None and not arguments.dry_run:
         raise ValueError("name the RANK to truncate to; --dry-run shows what each would keep")
-    store = opened_store(arguments.store) if arguments.dry_run else _store_to_change(arguments.store)
+    store = opened_store(arguments.store) if arguments.dry_run else store_to_change(arguments.store)
     expert = store.load(arguments.department, arguments.revision)
     experts.truncated_ranks(expert, expert.rank if arguments.rank is None else arguments.rank)
     energy = experts.kept_energy(expert)
@@ -184,12 +164,6 @@ def _row(store: ExpertStore, department: str) -> tuple[object, ...]:
         ", ".join(map(str, sources)) if isinstance(sources, list) else "-",
         _date(store.path(department)),
     )
-
-
-def _store_to_change(folder: Path | None) -> ExpertStore:
-    if folder is None:  # the shipped store is a template; changing it would change no server
-        raise ValueError(f"name the store to change with --store; a server that was told none uses {SERVERS_STORE}")
-    return opened_store(folder)
 
 
 def _curve_row(expert: Expert, energy: Mapping[str, Tensor], rank: int) -> tuple[Any, ...]:

@@ -3,17 +3,26 @@
 import argparse
 import importlib.metadata
 import importlib.util
+import ipaddress
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import sysconfig
 from pathlib import Path
 
 from lorkd_monailabel.commands.options import APP, SERVERS_STORE, Subparsers, add_device, store_folder
+from lorkd_monailabel.commands.tokens import SERVERS_TOKENS
+from lorkd_monailabel.front_door.tokens import TokenFile
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 ANYWHERE = ("0.0.0.0", "::")
+WORK_MAIN = """from lorkd_monailabel.compat import allow_pydicom_3
+
+allow_pydicom_3()
+
+from lorkd_monailabel.app import LoRKDApp
+"""
 
 
 def add_to(subparsers: Subparsers) -> None:
@@ -29,6 +38,16 @@ def add_to(subparsers: Subparsers) -> None:
     add_device(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine)")
     parser.add_argument("--port", type=int, default=8000, help="default: 8000")
+    parser.add_argument(
+        "--tokens", type=Path, metavar="FILE", help=f"of lorkd tokens (default: {SERVERS_TOKENS}, where it exists)"
+    )
+    parser.add_argument("--open", action="store_true", help="serve other machines without tokens")
+    parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate (PEM): serve by https")
+    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key (PEM, without a password)")
+    parser.add_argument(
+        "--conf", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"), help="further options of the app"
+    )
+    parser.add_argument("--work", type=Path, metavar="FOLDER", help="what the server writes (default: the app's own)")
     parser.add_argument("--plain", action="store_true", help="MONAI Label's own application, without the front door")
     parser.set_defaults(run=run)
 
@@ -37,27 +56,106 @@ def run(arguments: argparse.Namespace) -> int:
     """Check what can be checked, print the address, and become the server.
 
     Raises:
-        ValueError: MONAI Label is missing, or the device, the host or the port can't be used.
-        OSError: studies or store are missing.
+        ValueError: MONAI Label is missing, or the device, the host, the port or a file can't be used.
+        OSError: studies, store or a file are missing.
     """
     check_installed(plain=arguments.plain)
     studies = checked_studies(arguments.studies)
     store = None if arguments.store is None else store_folder(arguments.store).resolve()
     check_port(arguments.host, arguments.port)
+    tokens = checked_tokens(arguments)
+    tls = checked_tls(arguments.tls_cert, arguments.tls_key)
     if arguments.device:
         from lorkd_monailabel.devices import checked_device
 
         checked_device(arguments.device)
-    command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(APP), "--studies", studies]
+    app = APP if arguments.work is None else work_folder(arguments.work)
+    command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", studies]
     command += ["--host", arguments.host, "--port", str(arguments.port)]
     command += [] if store is None else ["--conf", "store", str(store)]
     command += ["--conf", "device", arguments.device] if arguments.device else []
+    command += ["--conf", "tokens", str(tokens)] if tokens else []
+    command += ["--conf", "open", "true"] if arguments.open and not arguments.plain else []
+    command += [part for key, value in arguments.conf for part in ("--conf", key, value)]
+    command += tls
     command += [] if arguments.plain else ["--uvicorn_app", "lorkd_monailabel.asgi:app"]
-    print(f"studies {studies}, store {store or SERVERS_STORE}")
-    print(f"paste into Slicer: {address(arguments.host, arguments.port)}   (Ctrl+C stops the server)", flush=True)
-    if arguments.host not in LOOPBACK:
+    print(f"studies {studies}, store {store or app / 'model' / 'store'}")
+    print(f"paste into Slicer: {address(arguments.host, arguments.port, tls=bool(tls))}   (Ctrl+C stops the server)")
+    if tokens:
+        print("Slicer asks for a user name and a password: the name and the token of lorkd tokens add")
+    sys.stdout.flush()
+    if not is_loopback(arguments.host) and not secured(tokens):
         print("lorkd: whoever reaches this address can read the studies; be sure of the network", file=sys.stderr)
-    return become(command, environment())
+    elif not is_loopback(arguments.host) and not tls:
+        print(
+            "lorkd: tokens and images go over the network unencrypted; give --tls-cert and --tls-key", file=sys.stderr
+        )
+    return become(command, environment(app))
+
+
+def checked_tokens(arguments: argparse.Namespace) -> Path | None:
+    """Give the file of tokens, after a look into it; None where there is none.
+
+    Raises:
+        ValueError: it can't be read, or other machines would be served without tokens though nobody asked for it.
+    """
+    if arguments.plain:
+        if arguments.tokens or arguments.tls_key or not (is_loopback(arguments.host) or arguments.open):
+            raise ValueError("--plain has no tokens; serve this machine only, or omit --plain (or add --open)")
+        return None
+    path: Path | None = arguments.tokens or (SERVERS_TOKENS if SERVERS_TOKENS.exists() else None)
+    if path:
+        TokenFile(path).holders()
+        path = path.resolve()
+    if not is_loopback(arguments.host) and not secured(path) and not arguments.open:
+        raise ValueError(
+            f"host {arguments.host} is open to other machines, but there are no tokens; make one with "
+            "lorkd tokens add NAME --role annotator, or add --open if everyone there may read the studies"
+        )
+    return path
+
+
+def secured(tokens: Path | None) -> bool:
+    """Whether a request needs a token, of the file or of a realm."""
+    return tokens is not None or os.environ.get("MONAI_LABEL_AUTH_ENABLE", "").lower() in ("1", "true", "yes", "on")
+
+
+def checked_tls(certificate: Path | None, key: Path | None) -> list[str]:
+    """Give MONAI Label's options for https; none where nothing is asked for.
+
+    Raises:
+        ValueError: one of the two is missing, or they don't belong together.
+        OSError: a file can't be read.
+    """
+    if certificate is None and key is None:
+        return []
+    if certificate is None or key is None:
+        raise ValueError("https needs both --tls-cert and --tls-key; give the other one too")
+    for path in (certificate, key):
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is not a file that exists; check --tls-cert and --tls-key")
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key, password="")
+    except ssl.SSLError as error:
+        raise ValueError(
+            f"{certificate} and {key} are no certificate and its key without a password ({error.reason or error})"
+        ) from error
+    return ["--ssl_certfile", str(certificate.resolve()), "--ssl_keyfile", str(key.resolve())]
+
+
+def work_folder(folder: Path) -> Path:
+    """Make the folder that takes what the server writes: to MONAI Label it is an app, and ours is its only line.
+
+    Raises:
+        ValueError: another app is there.
+        OSError: it can't be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    main = folder / "main.py"
+    if main.exists() and main.read_text(encoding="utf-8") != WORK_MAIN:
+        raise ValueError(f"{folder} holds an app of its own ({main}); name another folder with --work")
+    main.write_text(WORK_MAIN, encoding="utf-8")
+    return folder.resolve()
 
 
 def check_installed(*, plain: bool) -> None:
@@ -109,18 +207,32 @@ def check_port(host: str, port: int) -> None:
             ) from error
 
 
-def address(host: str, port: int) -> str:
+def is_loopback(host: str) -> bool:
+    """Whether an address is this machine's own."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def address(host: str, port: int, *, tls: bool = False) -> str:
     """Give the address for clients: this machine's name where the server listens everywhere."""
     name = socket.gethostname() if host in ANYWHERE else host
-    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+    scheme = "https" if tls else "http"
+    return f"{scheme}://[{name}]:{port}" if ":" in name else f"{scheme}://{name}:{port}"
 
 
-def environment() -> dict[str, str]:
-    """Give the server's environment, in which this very package is importable, installed or not."""
+def environment(app: Path = APP) -> dict[str, str]:
+    """Give the server's environment, in which this very package is importable, installed or not.
+
+    Args:
+        app: the folder that it writes; the uploads of sessions lie there too unless it is the package itself.
+    """
     installed = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     path = [] if str(APP.parent) in installed else [str(APP.parent)]
     path += filter(None, [os.environ.get("PYTHONPATH")])
-    return {**os.environ, **({"PYTHONPATH": os.pathsep.join(path)} if path else {})}
+    sessions = {} if app == APP else {"MONAI_LABEL_SESSION_PATH": str(app / "sessions")}
+    return {**sessions, **os.environ, **({"PYTHONPATH": os.pathsep.join(path)} if path else {})}
 
 
 def become(command: list[str], variables: dict[str, str]) -> int:

@@ -1,5 +1,6 @@
 """Tests of `lorkd doctor`."""
 
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
@@ -9,10 +10,19 @@ import pytest
 import torch
 
 from lorkd_monailabel import __version__
-from lorkd_monailabel.commands import doctor
+from lorkd_monailabel.commands import doctor, surroundings
 from lorkd_monailabel.experts import Base
+from lorkd_monailabel.front_door.tokens import add
 from lorkd_monailabel.store import ExpertStore
 from lorkd_monailabel.text_encoder import QueryTable
+
+
+@pytest.fixture(autouse=True)
+def plenty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory and disk of this machine are enough, whatever they are."""
+    monkeypatch.setattr(surroundings, "LEAST_MEMORY", 0)
+    monkeypatch.setattr(surroundings, "LEAST_DISK", 0)
+    monkeypatch.setattr(surroundings.shutil, "which", lambda name: None)
 
 
 def problems(outcome) -> list[str]:
@@ -39,7 +49,10 @@ def test_all_is_well(lorkd: Callable, store: ExpertStore) -> None:
         "thorax/0001: 2 structures at 3 mm, loads and fuses",
         "abdomen/0002: 3 structures at 3 mm, loads and fuses",
     ]
-    assert lines[10] == "all is well"
+    assert lines[10].startswith("memory: ")
+    assert lines[11].startswith(f"disk of the store ({store.folder}): ")
+    assert lines[12].startswith("disk of the uploads (")
+    assert lines[13] == "all is well"
 
 
 def test_a_damaged_expert_and_the_way_back(lorkd: Callable, store: ExpertStore) -> None:
@@ -113,3 +126,40 @@ def test_a_package_that_is_missing(lorkd: Callable, store: ExpertStore, monkeypa
     assert problems(lorkd("doctor", "--store", store.folder)) == [
         "no-such-package-of-ours is not installed; run: pip install lorkd-monailabel"
     ]
+
+
+def test_what_is_around_the_store(lorkd: Callable, store: ExpertStore, tmp_path: Path, ct: Path) -> None:
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "a.nii.gz").write_bytes(b"")
+    add(tmp_path / "tokens.json", "anna", "annotator")
+    arguments = ("--store", store.folder, "--studies", tmp_path / "studies", "--tokens", tmp_path / "tokens.json")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        (busy,) = problems(lorkd("doctor", *arguments, "--port", taken))
+    assert busy.startswith(f"port {taken} of 127.0.0.1 can't be used")
+    outcome = lorkd("doctor", *arguments, "--port", taken)
+    assert problems(outcome) == []
+    assert f"ok       studies {tmp_path / 'studies'}: 1 image files" in outcome.out
+    assert f"ok       port {taken} of 127.0.0.1 is free" in outcome.out
+    assert f"ok       tokens {tmp_path / 'tokens.json'}: 1 annotator" in outcome.out
+
+
+def test_surroundings_that_will_not_do(
+    lorkd: Callable, store: ExpertStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(surroundings, "LEAST_MEMORY", 2**60)
+    monkeypatch.setattr(surroundings, "LEAST_DISK", 2**60)
+    monkeypatch.setattr(surroundings.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
+    monkeypatch.setattr(doctor, "MONAI_LABEL", "0.9")
+    arguments = ("--store", store.folder, "--studies", "http://127.0.0.1:9/dicom-web", "--tokens", tmp_path / "no")
+    found = problems(lorkd("doctor", *arguments))
+    version, gpu, memory, store_disk, uploads, studies, tokens = found
+    assert version.startswith("the front door is written for monailabel 0.9, not 0.8.5")
+    assert gpu.startswith("a driver of NVIDIA is there, but torch can't use a GPU")
+    assert "end other programs" in memory
+    assert "make room" in store_disk
+    assert "make room" in uploads
+    assert studies.startswith("studies http://127.0.0.1:9/dicom-web can't be reached")
+    assert tokens.endswith("make it: lorkd tokens add NAME --role ROLE")

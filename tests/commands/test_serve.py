@@ -1,5 +1,6 @@
 """Tests of `lorkd serve`: what it refuses, what it starts, and a real start."""
 
+import datetime
 import importlib.metadata
 import importlib.util
 import os
@@ -14,9 +15,15 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import NameOID
 
 from lorkd_monailabel.commands import serve
+from lorkd_monailabel.front_door.tokens import add
 from lorkd_monailabel.store import ExpertStore
 
 START_SECONDS = 90
@@ -64,13 +71,92 @@ def test_plain_and_the_servers_own_store(
     lorkd: Callable, port: int, started: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.4.4")
-    outcome = lorkd("serve", "https://pacs.example/dicom-web", "--port", port, "--plain", "--host", "0.0.0.0")
+    arguments = ("--port", port, "--plain", "--host", "0.0.0.0")
+    sentence = refusal(lorkd("serve", "https://pacs.example/dicom-web", *arguments))
+    assert sentence == "--plain has no tokens; serve this machine only, or omit --plain (or add --open)"
+    outcome = lorkd("serve", "https://pacs.example/dicom-web", *arguments, "--open")
     assert outcome.status == 0
     assert f"http://{socket.gethostname()}:{port}" in outcome.out
     assert outcome.err == "lorkd: whoever reaches this address can read the studies; be sure of the network\n"
     (command,) = started
     assert command[7] == "https://pacs.example/dicom-web"
     assert not {"--conf", "--uvicorn_app"}.intersection(command)
+
+
+def test_other_machines_are_served_with_tokens_or_on_request(
+    lorkd: Callable, here: Path, port: int, started: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    anywhere = ("serve", ".", "--port", port, "--host", "0.0.0.0")
+    sentence = refusal(lorkd(*anywhere))
+    assert sentence.startswith("host 0.0.0.0 is open to other machines, but there are no tokens; make one with lorkd")
+    assert started == []
+    outcome = lorkd(*anywhere, "--open")
+    assert outcome.err == "lorkd: whoever reaches this address can read the studies; be sure of the network\n"
+    assert "--conf open true --uvicorn_app" in " ".join(started[-1])
+    add(here / "tokens.json", "anna", "annotator")
+    outcome = lorkd(*anywhere, "--tokens", "tokens.json")
+    assert "Slicer asks for a user name and a password" in outcome.out
+    assert "go over the network unencrypted" in outcome.err
+    assert f"--conf tokens {here / 'tokens.json'}" in " ".join(started[-1])
+    monkeypatch.setenv("MONAI_LABEL_AUTH_ENABLE", "true")
+    assert lorkd(*anywhere).status == 0
+
+
+def test_tokens_of_the_app_are_used_where_they_are(
+    lorkd: Callable, here: Path, port: int, started: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "SERVERS_TOKENS", here / "tokens.json")
+    lorkd("serve", ".", "--port", port)
+    assert "tokens" not in started[-1]
+    add(here / "tokens.json", "anna", "annotator")
+    lorkd("serve", ".", "--port", port)
+    assert "tokens" in started[-1]
+    (here / "tokens.json").write_text("[]", encoding="utf-8")
+    assert refusal(lorkd("serve", ".", "--port", port)).startswith(f"tokens {here / 'tokens.json'} is damaged")
+
+
+def test_https(lorkd: Callable, here: Path, port: int, started: list[list[str]]) -> None:
+    for name in ("one", "two"):
+        write_certificate(here / name)
+    outcome = lorkd("serve", ".", "--port", port, "--tls-cert", "one.crt", "--tls-key", "one.key")
+    assert f"paste into Slicer: https://127.0.0.1:{port} " in outcome.out
+    options = ["--ssl_certfile", str(here / "one.crt"), "--ssl_keyfile", str(here / "one.key")]
+    assert started[-1][-6:-2] == options
+    for certificate, key, message in (
+        ("one.crt", "two.key", "are no certificate and its key without a password"),
+        ("one.key", "one.crt", "are no certificate and its key"),
+        ("no.crt", "one.key", "no.crt is not a file that exists"),
+    ):
+        assert message in refusal(lorkd("serve", ".", "--port", port, "--tls-cert", certificate, "--tls-key", key))
+    assert "needs both" in refusal(lorkd("serve", ".", "--port", port, "--tls-cert", "one.crt"))
+
+
+def test_folder_for_all_that_is_written(lorkd: Callable, here: Path, port: int, started: list[list[str]]) -> None:
+    for _ in range(2):
+        assert lorkd("serve", ".", "--port", port, "--work", "state").status == 0
+    assert started[-1][started[-1].index("--app") + 1] == str(here / "state")
+    assert (here / "state" / "main.py").read_text(encoding="utf-8") == serve.WORK_MAIN
+    assert serve.environment(here / "state")["MONAI_LABEL_SESSION_PATH"] == str(here / "state" / "sessions")
+    (here / "state" / "main.py").write_text("other", encoding="utf-8")
+    assert "holds an app of its own" in refusal(lorkd("serve", ".", "--port", port, "--work", "state"))
+
+
+def test_further_options(lorkd: Callable, here: Path, port: int, started: list[list[str]]) -> None:
+    lorkd("serve", ".", "--port", port, "--conf", "allow", "proxy", "--conf", "max_upload_mib", "10")
+    assert "--conf allow proxy --conf max_upload_mib 10 --uvicorn_app" in " ".join(started[-1])
+
+
+def write_certificate(path: Path) -> None:
+    """Write a certificate of our own and its key."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.serial_number(x509.random_serial_number()).not_valid_before(now)
+    certificate = builder.not_valid_after(now + datetime.timedelta(days=1)).sign(key, hashes.SHA256())
+    path.with_suffix(".crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    kinds = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path.with_suffix(".key").write_bytes(key.private_bytes(*kinds))
 
 
 def test_what_can_not_be(lorkd: Callable, here: Path, port: int, started: list[list[str]]) -> None:
@@ -121,6 +207,45 @@ def test_the_package_is_importable_in_the_server(monkeypatch: pytest.MonkeyPatch
     assert "PYTHONPATH" not in serve.environment()
 
 
+GUARD = """
+import ipaddress, pathlib, socket
+
+tried = pathlib.Path(__file__).with_name("tried")
+
+
+def own(host):
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host in (None, "", "localhost", socket.gethostname())
+
+
+def guarded(function, host_of):
+    def call(*arguments, **options):
+        host = host_of(*arguments)
+        if not own(host):
+            with tried.open("a") as file:
+                file.write(f"{host}\\n")
+            raise OSError(f"no network: {host}")
+        return function(*arguments, **options)
+
+    return call
+
+
+socket.getaddrinfo = guarded(socket.getaddrinfo, lambda host, *rest: host)
+for name in ("connect", "connect_ex"):
+    method = getattr(socket.socket, name)
+    setattr(socket.socket, name, guarded(method, lambda end, place: place[0] if isinstance(place, tuple) else None))
+"""
+START_PROCESSOR_SECONDS = 12
+
+
+def processor_seconds(process: subprocess.Popen[bytes]) -> float:
+    """What a process has computed: how long its start would take on a machine that has time for it."""
+    used = psutil.Process(process.pid).cpu_times()
+    return used.user + used.system
+
+
 def test_a_real_server_starts_and_stops(root: Path, here: Path, store: ExpertStore, ct: Path, port: int) -> None:
     # of a copy of the tree, as MONAI Label makes folders in it; its parent alone finds the package
     tree = here / "tree"
@@ -129,7 +254,10 @@ def test_a_real_server_starts_and_stops(root: Path, here: Path, store: ExpertSto
     (here / "studies").mkdir()
     shutil.copy(ct, here / "studies")
     log = here / "server.log"
-    environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
+    (here / "guard").mkdir()
+    (here / "guard" / "sitecustomize.py").write_text(GUARD, encoding="utf-8")
+    path = os.pathsep.join([str(here / "guard"), str(tree)])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     environment["MONAI_LABEL_SESSION_PATH"] = str(here / "sessions")
     command = [sys.executable, "-m", "lorkd_monailabel.cli", "serve", "studies"]
     command += ["--store", str(store.folder), "--port", str(port), "--device", "cpu"]
@@ -137,6 +265,8 @@ def test_a_real_server_starts_and_stops(root: Path, here: Path, store: ExpertSto
         process = subprocess.Popen(command, cwd=here, env=environment, stdout=output, stderr=subprocess.STDOUT)
     try:
         assert b'"abdomen"' in answer_of(f"http://127.0.0.1:{port}/info/", process, log)
+        assert processor_seconds(process) < START_PROCESSOR_SECONDS
+        assert not (here / "guard" / "tried").exists()
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) in (0, 130, -signal.SIGINT)
     finally:

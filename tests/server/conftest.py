@@ -8,9 +8,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import nibabel
@@ -82,7 +83,16 @@ def write_studies(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def started(form: str, folder: Path, root: Path, base: Base, experts: Sequence[Expert]) -> Iterator[Server]:
+def started(
+    form: str,
+    folder: Path,
+    root: Path,
+    base: Base,
+    experts: Sequence[Expert],
+    *,
+    conf: Mapping[str, str] = MappingProxyType({}),
+    host: str = "127.0.0.1",
+) -> Iterator[Server]:
     """Start ``monailabel start_server`` on a copy of the app; end it whatever happens."""
     studies, temporary, log = folder / "studies", folder / "temporary", folder / "server.log"
     store = ExpertStore(folder / "store")
@@ -101,8 +111,9 @@ def started(form: str, folder: Path, root: Path, base: Base, experts: Sequence[E
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", str(studies)]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--conf", "store", str(store.folder)]
+    command += ["--host", host, "--port", str(port), "--conf", "store", str(store.folder)]
     command += ["--conf", "device", "cpu"]
+    command += [part for key, value in conf.items() for part in ("--conf", key, value)]
     command += ["--uvicorn_app", "lorkd_monailabel.asgi:app"] if form == "door" else []
     environment = {
         **os.environ,
@@ -191,3 +202,11 @@ def unharmed(server):
     while not server.files() <= before and time.monotonic() < end:
         time.sleep(0.02)
     assert server.files() <= before
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> bytes:
+    """A small volume that is right, as a file of .nii.gz."""
+    array = np.random.default_rng(1).normal(0, 300, (20, 20, 20)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(array, np.diag([3, 3, 3, 1])), tmp_path / "x.nii.gz")
+    return (tmp_path / "x.nii.gz").read_bytes()

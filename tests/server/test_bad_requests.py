@@ -30,7 +30,8 @@ BOTH = [
     ("lorkd", "ct 1", {"text": "liver", "department": "heart"}, 400, "department 'heart' is unknown; choose one of"),
     ("lorkd", "ct 1", {"text": {"liver": 1}}, 400, "text {'liver': 1} must be text"),
     ("abdomen", "ct 1", {"modality": "pet"}, 400, "modality 'pet' must be one of auto, ct, mri"),
-    ("abdomen", "ct 1", {"result_extension": ".dcm"}, 400, "result_extension '.dcm' must be one of .nii.gz, "),
+    ("abdomen", "ct 1", {"result_extension": ".jpg"}, 400, "result_extension '.jpg' must be one of .nii.gz, "),
+    ("abdomen", "ct 1", {"result_extension": ".dcm"}, 400, "ct 1.nii.gz is no DICOM series"),
     ("abdomen", "ct 1", {"result_dtype": "float16"}, 400, "result_dtype 'float16' must be one of uint8, uint16"),
 ]
 DOOR = [

@@ -66,7 +66,7 @@ def test_info_tells_departments_models_and_strategies(client):
     assert info["models"]["lorkd"]["config"]["department"][0] == "auto"
     assert "abdomen" in info["models"]["lorkd"]["config"]["department"]
     assert set(info["labels"]) >= {"liver", "spleen", "left kidney"}
-    assert set(info["strategies"]) == {"random", "first"}
+    assert set(info["strategies"]) == {"random", "first", "uncertainty", "diversity", "uncertainty_diversity"}
     assert info["datastore"]["total"] == len(list(server_images(client)))
 
 

@@ -1,0 +1,277 @@
+"""Load a server of our own with mixed requests from many clients, and measure how it bears it.
+
+    python -m train.bench.soak [--quick] [--requests 500] [--clients 16] [--minutes 60]
+
+First ``/info/`` is timed while three inferences run. Then the clients send their requests, while two revisions of an
+expert are published. It passes if no request fails, no answer comes from another revision than those that were the
+newest while it was made, ``/info/`` is as quick as it should be, and memory does not grow.
+"""
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from train.bench.sandbox import Sandbox, sandbox
+
+REQUESTS, CLIENTS = 500, 16
+QUICK_REQUESTS, QUICK_CLIENTS = 60, 8
+WARM = 50
+"""Requests after which memory should not grow any more."""
+
+INFERENCES = 3
+PROBES = 200
+PAUSE_SECONDS = 0.02
+PATIENCE_SECONDS = 300
+MIB = 1024**2
+
+
+@dataclass
+class Course:
+    """What happened.
+
+    Attributes:
+        seconds: of the answers, by kind of request.
+        problems: sentences.
+        memory: bytes that the server held after each answer.
+    """
+
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    memory: list[int] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def note(self, kind: str, seconds: float, problem: str | None = None) -> None:
+        """Add an answer."""
+        with self.lock:
+            self.seconds.setdefault(kind, []).append(seconds)
+            self.problems += [f"{kind}: {problem}"] if problem else []
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; returns the exit status: 1 where the server did not bear it."""
+    parser = argparse.ArgumentParser(
+        prog="train.bench.soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--requests", type=int, default=REQUESTS, help=f"default {REQUESTS}")
+    parser.add_argument("--clients", type=int, default=CLIENTS, help=f"at once (default {CLIENTS})")
+    parser.add_argument("--minutes", type=float, default=60, help="longest time (default 60)")
+    parser.add_argument("--median-ms", type=float, default=20, help="most that /info/ may take (default 20)")
+    parser.add_argument("--slowest-ms", type=float, default=150, help="most of its 99th percentile (default 150)")
+    parser.add_argument("--growth", type=float, default=0.05, help="most growth of memory (default 0.05)")
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default 0)")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_REQUESTS} requests of {QUICK_CLIENTS} clients")
+    options = parser.parse_args(argv)
+    if options.quick:
+        options.requests, options.clients = QUICK_REQUESTS, QUICK_CLIENTS
+    try:
+        if options.requests < 1 or options.clients < 1 or options.minutes <= 0:
+            raise ValueError(f"{options.requests} requests of {options.clients} clients load nothing; ask for more")
+        images = [("small", 24), ("other", 32), *((f"large{number}", 160) for number in range(INFERENCES))]
+        with tempfile.TemporaryDirectory(prefix="lorkd-soak-") as folder:
+            with sandbox(Path(folder), images) as server:
+                problems = time_info(server, options) + soak(server, options)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    for problem in problems[:20]:
+        print(f"problem  {problem}")
+    print(f"{len(problems)} problems" if problems else "the server bears it")
+    return 1 if problems else 0
+
+
+def time_info(server: Sandbox, options: argparse.Namespace) -> list[str]:
+    """Time ``/info/`` while inferences run, and say what is too slow."""
+    ask(
+        server,
+        "POST",
+        "/infer/lorkd?image=small&output=json",
+        {"text": "liver", "department": "auto"},
+        wanted=(200, 400),
+    )
+    department, over = server.store.departments()[0], threading.Event()
+    jobs: list[str] = []
+    seconds: list[float] = []
+
+    def keep_inferring(number: int) -> None:
+        while not over.is_set():
+            jobs.append(str(uuid.uuid4()))
+            address = f"/infer/{department}?image=large{number}&output=json"
+            ask(server, "POST", address, {"job": jobs[-1], "client_id": str(number)}, wanted=(200, 409))
+
+    with ThreadPoolExecutor(INFERENCES) as threads:
+        running = [threads.submit(keep_inferring, number) for number in range(INFERENCES)]
+        try:
+            time.sleep(1)
+            for _ in range(PROBES):
+                began = time.perf_counter()
+                ask(server, "GET", "/info/")
+                seconds.append(time.perf_counter() - began)
+                time.sleep(PAUSE_SECONDS)
+            states = Counter(job["state"] for job in ask(server, "GET", "/lorkd/jobs"))
+        finally:
+            over.set()
+            for job in tuple(jobs):
+                ask(server, "DELETE", f"/lorkd/jobs/{job}", wanted=(200, 404))
+        for each in running:
+            each.result()
+    median, slowest = (float(np.percentile(seconds, each)) * 1000 for each in (50, 99))
+    told = ", ".join(f"{number} {state}" for state, number in states.items())
+    print(f"/info/ while inferences run ({told} at the end): median {median:.1f} ms, 99th percentile {slowest:.1f} ms")
+    problems = []
+    if median > options.median_ms:
+        problems.append(f"/info/ takes {median:.1f} ms in the median, more than {options.median_ms:g}")
+    if slowest > options.slowest_ms:
+        problems.append(f"/info/ takes {slowest:.1f} ms in the 99th percentile, more than {options.slowest_ms:g}")
+    return problems
+
+
+def soak(server: Sandbox, options: argparse.Namespace) -> list[str]:
+    """Send the mixed requests, publish two revisions meanwhile, and say what went wrong."""
+    course, end = Course(), time.monotonic() + options.minutes * 60
+    kinds = [visit, infer, infer, sample, save, look]
+    rolls = random.Random(options.seed)
+    todo = [rolls.choice(kinds) for _ in range(options.requests)]
+    publish_at = {len(todo) // 3, 2 * len(todo) // 3}
+
+    def do(number: int) -> None:
+        if time.monotonic() > end:
+            return
+        if number in publish_at:
+            publish(server, seed=number)
+        kind = todo[number]
+        began = time.perf_counter()
+        try:
+            problem = kind(server, number)
+        except (ValueError, OSError) as error:
+            problem = str(error)
+        course.note(kind.__name__, time.perf_counter() - began, problem)
+        course.memory.append(server.resident_bytes())
+
+    with ThreadPoolExecutor(options.clients) as threads:
+        list(threads.map(do, range(len(todo))))
+    for kind, times in sorted(course.seconds.items()):
+        parts = " ".join(f"{np.percentile(times, each) * 1000:8.0f}" for each in (50, 90, 99))
+        print(f"{kind:<8}{len(times):>5} requests; ms at 50, 90, 99 %: {parts}")
+    problems = course.problems
+    if len(course.memory) < len(todo):
+        problems.append(f"only {len(course.memory)} of {len(todo)} requests were sent in {options.minutes:g} minutes")
+    if len(course.memory) > WARM:
+        warm, last = course.memory[WARM - 1], course.memory[-1]
+        growth = last / warm - 1
+        print(f"memory {warm / MIB:.0f} MiB after {WARM} requests, {last / MIB:.0f} MiB at the end: {growth:+.1%}")
+        if growth > options.growth:
+            problems.append(f"memory grew by {growth:.1%}, more than {options.growth:.0%}")
+    if not server.alive():
+        problems.append("the server does not answer any more")
+    return problems
+
+
+def visit(server: Sandbox, number: int) -> str | None:
+    """Ask what there is."""
+    ask(server, "GET", "/info/")
+    return None
+
+
+def infer(server: Sandbox, number: int) -> str | None:
+    """Segment, and see that the answer comes from a revision that was the newest meanwhile."""
+    department = server.store.departments()[number % 2]
+    image = ("small", "other")[number % 2]
+    first = server.store.newest(department) or 0
+    options = {"client_id": f"client {number % 5}"}
+    answer = ask(server, "POST", f"/infer/{department}?image={image}&output=json", options)
+    last = server.store.newest(department) or 0
+    told = {each["revision"] for each in answer["lorkd"]["answers"]}
+    if len(told) != 1 or not first <= min(told) <= last:
+        return f"revision {sorted(told)} of {department}, where {first} to {last} were the newest"
+    return None
+
+
+def sample(server: Sandbox, number: int) -> str | None:
+    """Ask for the next image."""
+    ask(server, "POST", "/activelearning/random", body=b"{}", headers={"Content-Type": "application/json"})
+    return None
+
+
+def save(server: Sandbox, number: int) -> str | None:
+    """Save an image as a label, which it is as good as any other."""
+    boundary = uuid.uuid4().hex
+    head = f'--{boundary}\r\nContent-Disposition: form-data; name="label"; filename="x.nii.gz"\r\n\r\n'.encode()
+    body = head + (server.studies / "small.nii.gz").read_bytes() + f"\r\n--{boundary}--\r\n".encode()
+    form = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+    ask(server, "PUT", f"/datastore/label?image=other&tag=soak{number % 3}", body=body, headers=form)
+    return None
+
+
+def look(server: Sandbox, number: int) -> str | None:
+    """Ask for the datastore, the figures and the queue."""
+    ask(server, "GET", "/datastore/?output=all")
+    ask(server, "GET", "/lorkd/metrics")
+    ask(server, "GET", "/lorkd/jobs")
+    return None
+
+
+def publish(server: Sandbox, *, seed: int) -> None:
+    """Publish a new revision of an expert, with other weights."""
+    import torch
+
+    expert = server.store.load(server.store.departments()[0])
+    generator = torch.Generator().manual_seed(seed)
+    factors = {
+        name: (a, b + 0.01 * torch.randn(b.shape, generator=generator)) for name, (a, b) in expert.factors.items()
+    }
+    server.store.publish(replace(expert, factors=factors))
+
+
+def ask(
+    server: Sandbox,
+    method: str,
+    path: str,
+    params: dict[str, Any] | None = None,
+    *,
+    body: bytes | None = None,
+    headers: dict[str, str] | None = None,
+    wanted: tuple[int, ...] = (200,),
+) -> Any:
+    """Send a request.
+
+    Returns:
+        The answer's JSON; its text where it is none.
+
+    Raises:
+        ValueError: another status than wanted.
+    """
+    if params is not None:
+        body = urllib.parse.urlencode({"params": json.dumps(params)}).encode()
+    request = urllib.request.Request(f"{server.address}{path}", data=body, headers=headers or {}, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as reply:
+            status, text = reply.status, reply.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            status, text = error.code, error.read().decode()
+    if status not in wanted:
+        raise ValueError(f"{method} {path} got {status}: {text[:200]}")
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
