@@ -1,10 +1,17 @@
 """Headers of the store's files: what each says of itself, and of which type."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from lorkd_monailabel.experts import Expert
 from lorkd_monailabel.intensities import INTENSITIES
+
+EXPERT_FIELDS = tuple(field.name for field in fields(Expert) if field.name not in ("factors", "norms"))
+"""What an expert's header says; factors and norms are tensors."""
 
 
 def _is_text(value: object) -> bool:
@@ -56,6 +63,15 @@ _EXPERT_RULES: dict[str, Callable[[object], bool]] = {
     "metrics": _is_table_of_numbers,
     "about": _is_table,
 }
+
+
+def expert_contents(expert: Expert) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Give header and tensors of an expert's file."""
+    header = {"kind": "expert", **{name: getattr(expert, name) for name in EXPERT_FIELDS}}
+    tensors = {f"norms.{name}": tensor for name, tensor in expert.norms.items()}
+    for name, (lora_a, lora_b) in expert.factors.items():
+        tensors |= {f"lora_a.{name}": lora_a, f"lora_b.{name}": lora_b}
+    return header, tensors
 
 
 def completed(header: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from lorkd_monailabel import text_encoder
 from lorkd_monailabel.departments import department as find_department
 from lorkd_monailabel.departments import departments
 from lorkd_monailabel.experts import Base, Expert
-from lorkd_monailabel.headers import check, completed
+from lorkd_monailabel.headers import EXPERT_FIELDS, check, completed, expert_contents
+from lorkd_monailabel.pins import pinned
 from lorkd_monailabel.text_encoder import QueryTable
 
 FORMAT = "lorkd/1"
@@ -33,7 +34,6 @@ BASE = "base"
 QUERIES = "queries"
 _FILE = re.compile(r"(\d{4,})\.safetensors")
 _BASE_FIELDS = ("network", "window", "query_space", "revision", "about", "intensities")
-_EXPERT_FIELDS = tuple(field.name for field in fields(Expert) if field.name not in ("factors", "norms"))
 
 
 class ExpertStore:
@@ -61,6 +61,15 @@ class ExpertStore:
     def newest(self, department: str) -> int | None:
         """Give the newest revision, or None where there is none."""
         return max(self.revisions(department), default=None)
+
+    def served(self, department: str) -> int | None:
+        """Give the revision that requests get: the pinned one, else the newest; None where there is none.
+
+        Raises:
+            ValueError: the file of pins is damaged.
+        """
+        revision = pinned(self.folder, department)
+        return revision if revision in self.revisions(department) else self.newest(department)
 
     def path(self, department: str, revision: int | None = None) -> Path:
         """Give the file of a revision, the newest if none is named.
@@ -95,8 +104,7 @@ class ExpertStore:
             ValueError: there is none, or its file is damaged.
         """
         path = self.path(department, revision)
-        header, tensors = read_file(path, "expert")
-        expert = _expert_of(header, tensors, path)
+        expert = load_expert(path)
         if expert.department != find_department(department).id:
             raise ValueError(
                 f"{path} holds an expert of {expert.department}, not of {department}; move it to its folder"
@@ -125,11 +133,7 @@ class ExpertStore:
             ValueError: the store lacks the expert's base.
         """
         self.base(expert.base_sha256)
-        header = {"kind": "expert", **{name: getattr(expert, name) for name in _EXPERT_FIELDS}}
-        tensors = {f"norms.{name}": tensor for name, tensor in expert.norms.items()}
-        for name, (lora_a, lora_b) in expert.factors.items():
-            tensors |= {f"lora_a.{name}": lora_a, f"lora_b.{name}": lora_b}
-        return self._append(expert.department, header, tensors)
+        return self._append(expert.department, *expert_contents(expert))
 
     def publish_base(self, base: Base) -> int:
         """Add a base and return its number; one that the store already holds keeps its number."""
@@ -244,14 +248,15 @@ def read_file(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]
     Raises:
         ValueError: it is missing, damaged, or of another kind.
     """
-    header = _read_header(path, kind)
+    header = read_header(path, kind)
     try:
         return header, load_file(path)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path} is damaged ({error}); restore it from a backup or publish anew") from error
 
 
-def _read_header(path: Path, kind: str) -> dict[str, Any]:
+def read_header(path: Path, kind: str) -> dict[str, Any]:
+    """Read what a file of ours says of itself. See ``read_file``."""
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -269,16 +274,22 @@ def _read_header(path: Path, kind: str) -> dict[str, Any]:
 
 @lru_cache(maxsize=1024)
 def _header(path: Path, modified_ns: int, kind: str) -> dict[str, Any]:
-    return _read_header(path, kind)
+    return read_header(path, kind)
 
 
-def _expert_of(header: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> Expert:
+def load_expert(path: Path) -> Expert:
+    """Read an expert.
+
+    Raises:
+        ValueError: the file is missing, damaged, or of another kind.
+    """
+    header, tensors = read_file(path, "expert")
     try:
         factors = {name: (tensors[f"lora_a.{name}"], tensors[f"lora_b.{name}"]) for name in header["scales"]}
     except KeyError as error:
         raise ValueError(f"{path} lacks {error} of an expert; restore it from a backup or publish anew") from error
     norms = {name.removeprefix("norms."): tensor for name, tensor in tensors.items() if name.startswith("norms.")}
-    own = {name: header[name] for name in _EXPERT_FIELDS}
+    own = {name: header[name] for name in EXPERT_FIELDS}
     return Expert(factors=factors, norms=norms, **{**own, "structures": tuple(own["structures"])})
 
 

@@ -55,7 +55,7 @@ def datastore(
         image = images / f"{name}{entry(entry(item, 'image', dict, where), 'ext', str, where)}"
         check_there((image, label), where)
         present = {int(value) for value in np.unique(read_labels(label)[0]) if value}
-        told = _told(_object(own, "info"), present, where, by) or labels
+        told = told_values(_object(own, "info"), present, where, by) or labels
         if told:
             drawn = {each: values for each, values in told.items() if present.intersection(values)}
             cases.append(Found(image, label, name, source.resolve().name, "", "", drawn))
@@ -72,8 +72,18 @@ def datastore(
     return cases
 
 
-def _told(info: dict[str, Any], present: set[int], where: str, by: str) -> Told:
-    """Read what the catalogue says of a label's values; empty where it says nothing."""
+def told_values(info: dict[str, Any], present: set[int], where: str, by: str = "") -> Told:
+    """Read what the catalogue says of a label's values; empty where it says nothing.
+
+    Args:
+        info: of the label.
+        present: values that its volume has.
+        where: what the label is called, for messages.
+        by: see ``datastore``.
+
+    Raises:
+        ValueError: it is not of the form that clients write, or it is open which value a name stands for.
+    """
     listed = info.get("label_info")
     if not isinstance(listed, list) or not listed:
         told = _object(_object(info, "params"), "label_names")
