@@ -1,0 +1,1 @@
+"""Active learning: which unlabelled case is worth most to annotate next, and who annotates it."""

@@ -1,0 +1,1 @@
+"""Simulated annotation: how many labelled cases each strategy of active learning needs for the same Dice."""
