@@ -11,7 +11,18 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from lorkd_monailabel import __version__
-from lorkd_monailabel.commands import cases, deploy, doctor, experts, export, foundation, segment, serve, tokens, vocabulary
+from lorkd_monailabel.commands import (
+    cases,
+    deploy,
+    doctor,
+    experts,
+    export,
+    foundation,
+    segment,
+    serve,
+    tokens,
+    vocabulary,
+)
 
 INTERRUPTED = 130
 

@@ -1,4 +1,4 @@
-"""Torch devices: which one to use, and whether the one that is named is there."""
+"""Torch devices: which one to use, whether the one that is named is there, and what it is fast at."""
 
 import torch
 
@@ -28,3 +28,11 @@ def checked_device(name: str | None, *, option: str = "--device") -> str:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ValueError(f"device {name!r} is not there (no Apple GPU); use {option} cpu")
     return name
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Say whether bfloat16 is faster than float32 there: any GPU of ours, and CPUs with instructions for it."""
+    if device.type != "cpu":
+        return True
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))

@@ -10,14 +10,61 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lorkd_monailabel.devices import has_fast_bf16
 from lorkd_monailabel.label_maps import THRESHOLD
-from lorkd_monailabel.memory import Size, attempts, is_out_of_memory
+from lorkd_monailabel.memory import Size, attempts, is_out_of_memory, on_cpu
+from lorkd_monailabel.networks.segmenter import Segmenter
 from lorkd_monailabel.sliding_window import sliding_window
 from lorkd_monailabel.volumes import Box, Grid, resample, within_reach
 
 Forward = Callable[[Tensor], Tensor]
 
 _LOG = logging.getLogger(__name__)
+
+
+def network_masks(
+    network: Segmenter,
+    image: Tensor,
+    queries: Tensor,
+    *,
+    device: torch.device,
+    window: Size,
+    overlap: float,
+    progress: Callable[[int, int], bool],
+) -> tuple[Tensor, str | None]:
+    """Gives the probabilities that a network finds for queries in an image.
+
+    Args:
+        network: in evaluation mode, on the device.
+        image: (1, X, Y, Z), on the device or in main memory.
+        queries: (N, query_dim), one for each structure.
+        device: see ``masks_of``.
+        window: see ``masks_of``.
+        overlap: see ``masks_of``.
+        progress: see ``masks_of``.
+
+    Returns:
+        See ``masks_of``.
+
+    Raises:
+        Cancelled: see ``masks_of``.
+        ValueError: see ``masks_of``.
+    """
+
+    def forward_on(where: torch.device) -> Forward:
+        own = network if where == device else on_cpu(network)
+        asked, fast = queries.to(where), has_fast_bf16(where)
+
+        def forward(windows: Tensor) -> Tensor:
+            with torch.autocast(where.type, torch.bfloat16, enabled=fast):
+                logits = own(windows.to(where, memory_format=torch.channels_last_3d), asked)
+            return logits.float().sigmoid()
+
+        return forward
+
+    return masks_of(
+        image, forward_on, device=device, window=window, stride=network.stride, overlap=overlap, progress=progress
+    )
 
 
 def masks_of(

@@ -18,8 +18,8 @@ from lorkd_monailabel.answers import Answer, answers
 from lorkd_monailabel.experts import Base, Expert, fused_network
 from lorkd_monailabel.label_maps import LabelMap, Merging, Segment
 from lorkd_monailabel.layers import Layering, Layers
-from lorkd_monailabel.masks import brought_back, masks_of
-from lorkd_monailabel.memory import Extent, check_memory, is_out_of_memory, on_cpu
+from lorkd_monailabel.masks import brought_back, network_masks
+from lorkd_monailabel.memory import Extent, check_memory, is_out_of_memory
 from lorkd_monailabel.networks.segmenter import Segmenter
 from lorkd_monailabel.prompts import Target
 from lorkd_monailabel.sliding_window import Cancelled
@@ -149,7 +149,15 @@ class Predictor:
                 image, grid = images[seen]
                 queries = fused.queries.queries([segment.structure.name for segment in own], volume.modality)
             with watch.stage("windows"):
-                masks, fallback = self._masks(fused, image, queries, partial(tell, department))
+                masks, fallback = network_masks(
+                    fused.network,
+                    image,
+                    queries,
+                    device=self.device,
+                    window=fused.window,
+                    overlap=self.overlap,
+                    progress=partial(tell, department),
+                )
                 fallbacks += [f"{department}: {fallback}"] if fallback else []
                 if masks.is_cuda:
                     torch.cuda.synchronize(masks.device)  # else the time counts as the next stage's
@@ -208,30 +216,6 @@ class Predictor:
                 raise
         return canonical_image(volume, (x, y, z), intensities)  # its windows go to the device one by one
 
-    def _masks(
-        self, fused: "Fused", image: Tensor, queries: Tensor, progress: Callable[[int, int], bool]
-    ) -> tuple[Tensor, str | None]:
-        def forward_on(device: torch.device) -> Callable[[Tensor], Tensor]:
-            network = fused.network if device == self.device else on_cpu(fused.network)
-            asked, fast = queries.to(device), has_fast_bf16(device)
-
-            def forward(windows: Tensor) -> Tensor:
-                with torch.autocast(device.type, torch.bfloat16, enabled=fast):
-                    logits = network(windows.to(device, memory_format=torch.channels_last_3d), asked)
-                return logits.float().sigmoid()
-
-            return forward
-
-        return masks_of(
-            image,
-            forward_on,
-            device=self.device,
-            window=fused.window,
-            stride=fused.network.stride,
-            overlap=self.overlap,
-            progress=progress,
-        )
-
     def _nobody_knows(self, targets: Sequence[Target]) -> str:
         if not targets:
             return "there is nothing to segment; name at least one structure"
@@ -259,14 +243,6 @@ class Fused:
     window: tuple[int, int, int]
     intensities: str
     queries: QueryTable
-
-
-def has_fast_bf16(device: torch.device) -> bool:
-    """Say whether bfloat16 is faster than float32 there: any GPU of ours, and CPUs with instructions for it."""
-    if device.type != "cpu":
-        return True
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def _go_on(stage: str, done: int, total: int) -> bool:

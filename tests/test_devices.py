@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lorkd_monailabel.devices import checked_device
+from lorkd_monailabel.devices import checked_device, has_fast_bf16
 
 
 def test_a_device_is_chosen_where_none_is_named() -> None:
@@ -30,3 +30,12 @@ def test_an_apple_gpu_must_be_there() -> None:
     else:
         with pytest.raises(ValueError, match="no Apple GPU"):
             checked_device("mps")
+
+
+@pytest.mark.parametrize(("capabilities", "fast"), [({}, False), ({"avx2": True}, False), ({"amx_bf16": True}, True)])
+def test_half_precision_is_for_processors_that_have_it(
+    capabilities: dict[str, bool], fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert has_fast_bf16(torch.device("cpu")) is fast
+    assert has_fast_bf16(torch.device("cuda"))

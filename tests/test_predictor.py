@@ -12,7 +12,6 @@ import torch
 from torch.func import functional_call
 
 from lorkd_monailabel import masks as masks_module
-from lorkd_monailabel import predictor as predictor_module
 from lorkd_monailabel.departments import structure
 from lorkd_monailabel.experts import Base, Expert, fuse
 from lorkd_monailabel.networks.segmenter import build_segmenter
@@ -65,7 +64,7 @@ def test_label_map_of_two_departments_by_an_independent_way(
     table: QueryTable,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(predictor_module, "has_fast_bf16", lambda device: False)
+    monkeypatch.setattr(masks_module, "has_fast_bf16", lambda device: False)
     base = replace(tiny_base, window=16)  # one window holds all of either grid
     store = ExpertStore(tmp_path / "store")
     store.publish_base(base)
@@ -245,7 +244,7 @@ def test_takes_the_stores_table_of_the_bases_space(
 def test_a_base_with_sats_settings_sees_sats_image(
     tmp_path: Path, tiny_base: Base, make_expert: MakeExpert, volume: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predictor_module, "has_fast_bf16", lambda device: False)
+    monkeypatch.setattr(masks_module, "has_fast_bf16", lambda device: False)
     store = ExpertStore(tmp_path / "sat")
     store.publish_base(replace(tiny_base, window=(8, 8, 4), intensities="sat"))
     store.publish(make_expert(spacing_mm=(2, 2, 3)))
@@ -284,12 +283,3 @@ def test_a_window_that_is_no_multiple_of_the_stride_is_rounded_up(
     store.publish(make_expert(spacing_mm=2.6))  # 9 x 9 x 7 voxels
     prediction = Predictor(store).segment(volume, targets("liver"))
     assert prediction.label_map.array.shape == (8, 6, 8)
-
-
-@pytest.mark.parametrize(("capabilities", "fast"), [({}, False), ({"avx2": True}, False), ({"amx_bf16": True}, True)])
-def test_half_precision_is_for_processors_that_have_it(
-    capabilities: dict[str, bool], fast: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    assert predictor_module.has_fast_bf16(torch.device("cpu")) is fast
-    assert predictor_module.has_fast_bf16(torch.device("cuda"))

@@ -5,17 +5,15 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from lorkd_monailabel.active_learning.features import image_feature
 from lorkd_monailabel.active_learning.uncertainty import disagreement, mean_entropy
 from lorkd_monailabel.departments import structure
 from lorkd_monailabel.experts import Base, as_float, plain_network
-from lorkd_monailabel.masks import Forward, masks_of
-from lorkd_monailabel.memory import on_cpu
+from lorkd_monailabel.masks import network_masks
 from lorkd_monailabel.networks.segmenter import Segmenter
-from lorkd_monailabel.predictor import Fused, Predictor, has_fast_bf16
+from lorkd_monailabel.predictor import Fused, Predictor
 from lorkd_monailabel.prompts import Target
 from lorkd_monailabel.store import load_base
 from lorkd_monailabel.volumes import Grid, Volume, canonical_image, resample
@@ -124,23 +122,12 @@ class Scoring:
         image, grid = canonical_image(volume, fused.spacing_mm, fused.intensities)
         queries, device = fused.queries.queries(list(names), volume.modality), self.predictor.device
 
-        def forward_on(where: torch.device) -> Forward:
-            network = fused.network if where == device else on_cpu(fused.network)
-            asked, fast = queries.to(where), has_fast_bf16(where)
-
-            def forward(windows: Tensor) -> Tensor:
-                with torch.autocast(where.type, torch.bfloat16, enabled=fast):
-                    logits = network(windows.to(where, memory_format=torch.channels_last_3d), asked)
-                return logits.float().sigmoid()
-
-            return forward
-
-        found, _ = masks_of(
+        found, _ = network_masks(
+            fused.network,
             image.to(device),
-            forward_on,
+            queries,
             device=device,
             window=fused.window,
-            stride=fused.network.stride,
             overlap=OVERLAP,
             progress=progress,
         )

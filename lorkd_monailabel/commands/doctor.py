@@ -118,8 +118,7 @@ def _version(name: str) -> str | None:
 def _device() -> Iterator[Finding]:
     import torch
 
-    from lorkd_monailabel.devices import checked_device
-    from lorkd_monailabel.predictor import has_fast_bf16
+    from lorkd_monailabel.devices import checked_device, has_fast_bf16
 
     device = torch.device(checked_device(None))
     if device.type == "cuda":

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from monailabel.interfaces.datastore import Datastore
 
+from lorkd_monailabel.devices import has_fast_bf16
 from lorkd_monailabel.learning.cases import Case
 from lorkd_monailabel.learning.distributed import World
 from lorkd_monailabel.learning.engine import Engine
 from lorkd_monailabel.learning.prepared import MappedArray, PreparedCase, prepare, sweep_drafts
 from lorkd_monailabel.learning.samples import Samples
 from lorkd_monailabel.learning.training import Interrupted
-from lorkd_monailabel.predictor import has_fast_bf16
 from lorkd_monailabel.store import ExpertStore
 from lorkd_monailabel.tasks.training_cases import SPLITS, Labelled, Reference, key_of, labelled, parted
 from lorkd_monailabel.tasks.training_options import TrainingOptions

@@ -13,10 +13,9 @@ from lorkd_monailabel.label_maps import THRESHOLD
 from lorkd_monailabel.learning.cases import Case
 from lorkd_monailabel.learning.metrics import dice
 from lorkd_monailabel.learning.training import Interrupted
-from lorkd_monailabel.masks import Forward, brought_back, masks_of
-from lorkd_monailabel.memory import on_cpu
+from lorkd_monailabel.masks import brought_back, network_masks
 from lorkd_monailabel.networks.segmenter import Segmenter
-from lorkd_monailabel.predictor import OVERLAP, has_fast_bf16
+from lorkd_monailabel.predictor import OVERLAP
 from lorkd_monailabel.sliding_window import Cancelled
 from lorkd_monailabel.text_encoder import QueryTable
 from lorkd_monailabel.volumes import Grid, Volume, canonical_image, read_labels, read_volume
@@ -133,24 +132,13 @@ def _masks(
     image, grid = canonical_image(volume, each.expert.spacing_mm, each.base.intensities)
     queries = each.queries.queries(list(names), volume.modality)
 
-    def forward_on(where: torch.device) -> Forward:
-        network = each.network if where == device else on_cpu(each.network)
-        asked, fast = queries.to(where), has_fast_bf16(where)
-
-        def forward(windows: Tensor) -> Tensor:
-            with torch.autocast(where.type, torch.bfloat16, enabled=fast):
-                logits = network(windows.to(where, memory_format=torch.channels_last_3d), asked)
-            return logits.float().sigmoid()
-
-        return forward
-
     try:
-        masks, _ = masks_of(
+        masks, _ = network_masks(
+            each.network,
             image.to(device),
-            forward_on,
+            queries,
             device=device,
             window=each.base.window,
-            stride=each.network.stride,
             overlap=OVERLAP,
             progress=lambda done, total: not stop(),
         )

@@ -16,6 +16,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
+from lorkd_monailabel import masks
 from lorkd_monailabel import predictor as predictor_module
 from lorkd_monailabel.departments import structure
 from lorkd_monailabel.experts import Base, Expert
@@ -80,7 +81,7 @@ def store(tmp_path: Path, tiny_base: Base, expert: Expert) -> ExpertStore:
 @pytest.fixture
 def predicted(store: ExpertStore, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], np.ndarray]:
     """Label map of a CT by Predictor, in float32."""
-    monkeypatch.setattr(predictor_module, "has_fast_bf16", lambda device: False)
+    monkeypatch.setattr(masks, "has_fast_bf16", lambda device: False)
     asked = [Target(name, structure(name)) for name in ("liver", "spleen")]
     return lambda path: Predictor(store).segment(read_volume(path, "ct"), asked).label_map.array
 
@@ -134,7 +135,7 @@ def test_probabilities_on_the_source_grid(write, store: ExpertStore, tmp_path: P
             super().add(segment, probability, part)
 
     monkeypatch.setattr(predictor_module, "Merging", Merging)
-    monkeypatch.setattr(predictor_module, "has_fast_bf16", lambda device: False)
+    monkeypatch.setattr(masks, "has_fast_bf16", lambda device: False)
     (path, _), (bundle, _) = images(tmp_path / "images", "ct"), write("bundle")
     Predictor(store).segment(read_volume(path, "ct"), [Target("", structure(name)) for name in ("liver", "spleen")])
     config = parser(bundle)

@@ -6,25 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from lorkd_monailabel.learning.cases import Case, case_of, departments_of, read_cases
+from tests.learning.patients import STRUCTURES, labels
 
 WriteCase = Callable[..., dict[str, Any]]
 WriteList = Callable[[list[Any]], Path]
-
-STRUCTURES = {"liver": ("abdomen", [1]), "spleen": ("abdomen", [2, 3]), "heart": ("thorax", [4])}
-
-
-def labels(shape: tuple[int, int, int] = (20, 16, 12)) -> np.ndarray:
-    """Liver and spleen (of two values) in the middle, the heart in a corner."""
-    array = np.zeros(shape, dtype=np.int16)
-    array[6:9, 5:8, 4:7] = 1
-    array[9:11, 5:8, 4:6] = 2
-    array[11:12, 5:8, 4:6] = 3
-    array[-3:, -3:, -3:] = 4
-    return array
 
 
 def test_a_line_becomes_a_case(write_list: WriteList, tmp_path: Path) -> None:

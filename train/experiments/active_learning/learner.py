@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from lorkd_monailabel.active_learning.scoring import ENTROPY, Scoring
+from lorkd_monailabel.devices import has_fast_bf16
 from lorkd_monailabel.experts import Base, Expert, as_float, extract
 from lorkd_monailabel.json_files import read_json, write_json
 from lorkd_monailabel.learning.cases import Case
@@ -22,7 +23,7 @@ from lorkd_monailabel.learning.training import Interrupted
 from lorkd_monailabel.networks.low_rank import Factors, layer_ranks, layer_scales, rank_limit
 from lorkd_monailabel.networks.segmenter import Segmenter, build_segmenter
 from lorkd_monailabel.pins import write_pin
-from lorkd_monailabel.predictor import Predictor, has_fast_bf16
+from lorkd_monailabel.predictor import Predictor
 from lorkd_monailabel.store import ExpertStore
 from lorkd_monailabel.volumes import read_volume
 from train.bar import Bar
