@@ -54,7 +54,12 @@ def test_what_a_page_names_exists(root, name):
     assert configs | recipes | links
     missing = [path for path in configs if not (root / path).exists()]
     missing += [path for path in links if not (root / name).parent.joinpath(path).exists()]
-    missing += [recipe for recipe in recipes if not (root / "train" / f"{recipe.replace('.', '/')}.py").exists()]
+    places = {recipe: root / "train" / recipe.replace(".", "/") for recipe in recipes}
+    missing += [
+        recipe
+        for recipe, place in places.items()
+        if not (place.with_suffix(".py").exists() or (place / "__main__.py").exists())
+    ]
     assert missing == []
 
 

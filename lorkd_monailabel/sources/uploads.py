@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -95,20 +96,21 @@ class Uploads:
     def _tidy(self) -> None:
         """The same, with the lock held; drafts of processes that ended go too."""
         now, files = time.time(), []
-        for entry in os.scandir(self.folder) if self.folder.is_dir() else ():
-            found = entry.stat()
-            age = now - found.st_mtime
-            draft = entry.name.startswith(_DRAFT)
-            if age > (_DRAFT_SECONDS if draft else self.expiry_s):
-                os.unlink(entry.path)
-            elif not draft:
-                files.append((found.st_mtime, found.st_size, entry.path))
+        for path in list(self.folder.iterdir()) if self.folder.is_dir() else ():
+            with suppress(FileNotFoundError):  # another server on the same folder was quicker
+                found = path.stat()
+                age = now - found.st_mtime
+                draft = path.name.startswith(_DRAFT)
+                if age > (_DRAFT_SECONDS if draft else self.expiry_s):
+                    path.unlink()
+                elif not draft:
+                    files.append((found.st_mtime, found.st_size, path))
         files.sort(reverse=True)
         total = 0
         for number, (_, size, path) in enumerate(files, start=1):
             total += size
             if number > self.most_files or total > self.most_bytes:
-                os.unlink(path)
+                path.unlink(missing_ok=True)
         waiting = self._next is not None and self._next.is_alive() and self._next is not threading.current_thread()
         if files and not waiting:
             self._next = threading.Timer(max(1.0, files[-1][0] + self.expiry_s - now), self.tidy)

@@ -36,6 +36,7 @@ RECIPES = {
     "configs/finetune.toml": "finetune",
     "configs/evaluate.toml": "evaluate",
     "configs/compare.toml": "compare",
+    "experiments/active_learning/base.toml": "pretrain",
     f"{SMALL}/foundation_near.toml": "pretrain",
     f"{SMALL}/foundation.toml": "pretrain",
     f"{SMALL}/specialist.toml": "pretrain",
@@ -59,7 +60,7 @@ def run(recipe: str, config: Path, settings: Mapping[str, object]) -> int:
 def test_the_table_names_every_config(root: Path) -> None:
     found = {path.relative_to(root / "train").as_posix() for path in (root / "train").rglob("*.toml")}
     assert found == RECIPES.keys()
-    assert len(found) == 19
+    assert len(found) == 20
 
 
 @pytest.mark.parametrize("name", RECIPES)

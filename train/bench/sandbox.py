@@ -60,7 +60,13 @@ class Sandbox:
 
     def outside(self) -> dict[Path, bytes]:
         """Give every file that the server must not touch, and every name outside the folders that it may fill."""
-        own = (self.studies, self.folder / "work", self.folder / "temporary", self.folder / "home" / ".cache")
+        own = (
+            self.studies,
+            self.store.folder / "active_learning",
+            self.folder / "work",
+            self.folder / "temporary",
+            self.folder / "home" / ".cache",
+        )
         kept = {self.store.folder / name for name in ("audit.jsonl", "audit.key")} | {self.log}
         return {
             path: path.read_bytes()

@@ -90,7 +90,7 @@ def test_a_stage_that_fails_ends_the_experiment_with_its_status(
 
     monkeypatch.setattr(experiment, "run", fail)
     assert experiment.main(["--cases", str(cases), "--folder", str(tmp_path)]) == 2
-    assert called == ["foundation"]
+    assert called == ["foundation_near"]
 
 
 def test_seconds_add_up_over_resumptions(tmp_path: Path) -> None:
