@@ -40,9 +40,9 @@ class DataConfig:
     weights: dict[str, float] = field(default_factory=lambda: {"default": 1.0})
     source_weights: dict[str, float] = field(default_factory=dict)
     patch: int | list[int] = 64
-    margin_mm: float = 0.0
+    margin_mm: float = 100.0
     max_queries: int = 16
-    foreground: float = 1.0
+    foreground: float = 0.6
     negatives: float = 0.5
     intensities: str = "fixed"
     all_structures: bool = False

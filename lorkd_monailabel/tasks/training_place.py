@@ -27,6 +27,10 @@ from lorkd_monailabel.tasks.training_state import Teller
 
 MAX_QUERIES = 16
 BALANCE = 0.5
+MARGIN_MM = 100.0
+FOREGROUND = 0.6
+"""Share of patches around structures, the others lie anywhere within the margin: what an expert never sees of the body
+it may take for anything."""
 SAVE_EVERY_S = 30.0
 UNUSED_S = 30 * 24 * 3600.0
 NOT_OF_A_RUN = ("force", "fresh", "workers", "validation")
@@ -120,7 +124,7 @@ def prepared_cases(
     cache = place.folder / "prepared"
     sweep_drafts(cache)
     sweep_prepared(cache)
-    x, y, z = (side * step / 2 for side, step in zip(window, spacing_mm, strict=True))
+    x, y, z = (max(side * step / 2, MARGIN_MM) for side, step in zip(window, spacing_mm, strict=True))
     made = []
     own = [case for case in cases if case.of(department)]
     for done, case in enumerate(own):
@@ -162,6 +166,7 @@ def samples_of(
         patch=window,
         stride=stride,
         max_queries=MAX_QUERIES,
+        foreground=FOREGROUND,
         augment=options.augment,
         seed=options.seed,
         all_structures=all_structures,
