@@ -1,0 +1,143 @@
+"""Annotate and Train against a real server of their own: its store changes."""
+
+import json
+from collections.abc import Iterator
+
+import nibabel
+import numpy as np
+import pytest
+
+from lorkd_monailabel.case_lists.datastore import datastore
+from lorkd_monailabel.volumes import read_labels
+from tests.server.conftest import Server, started, wait_for
+
+pytestmark = pytest.mark.timeout(300)
+
+BOXES = {"liver": np.s_[3:9, 4:12, 5:15], "spleen": np.s_[12:18, 4:12, 5:15], "left kidney": np.s_[7:14, 9:14, 10:18]}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, root, tiny_base, make_expert) -> Iterator[Server]:
+    experts = (make_expert("abdomen", structures=("liver", "spleen", "left kidney")),)
+    with started("door", tmp_path_factory.mktemp("learning"), root, tiny_base, experts) as server:
+        wait_for(server)
+        yield server
+
+
+def draw(slicer, volume, *names):
+    """A segmentation with boxes that overlap if they are all drawn; gives their masks."""
+    from LoRKDLib.segments import new_segmentation
+
+    node, masks = new_segmentation(volume), {}
+    for name in names:
+        masks[name] = np.zeros((22, 26, 30), bool)
+        masks[name][BOXES[name]] = True
+        key = node.GetSegmentation().AddEmptySegment("", name)
+        slicer.util.updateSegmentBinaryLabelmapFromArray(masks[name].astype(np.uint8), node, key, volume)
+    return node, masks
+
+
+def submit(qtbot, panel, volume, node):
+    panel.session.parameters.volume = volume
+    panel.session.parameters.segmentation = node
+    assert panel.ui.submitButton.enabled
+    panel.ui.submitButton.click()
+    qtbot.waitUntil(lambda: panel.ui.submitButton.enabled, timeout=30_000)
+    return panel.ui.submitLabel.text
+
+
+def test_the_next_case_is_loaded_with_its_geometry(qtbot, slicer, connected, server):
+    panel = connected
+    panel.ui.strategyCombo.setCurrentText("first")
+    panel.ui.nextButton.click()
+    qtbot.waitUntil(lambda: panel.ui.nextButton.enabled, timeout=30_000)
+    volume = panel.session.parameters.volume
+    image = volume.GetAttribute("LoRKD.Image")
+    wanted = nibabel.load(server.studies / f"{image}.nii.gz")
+    matrix = slicer.vtkMRMLSliceNode().GetXYToRAS().__class__()
+    volume.GetIJKToRASMatrix(matrix)
+    np.testing.assert_allclose(slicer.util.arrayFromVTKMatrix(matrix), wanted.affine, atol=1e-5)
+    np.testing.assert_array_equal(slicer.util.arrayFromVolume(volume).T, np.asanyarray(wanted.dataobj))
+    assert panel.ui.caseLabel.text.startswith(image)
+
+
+def test_overlaps_survive_submission(qtbot, slicer, connected, server, make_volume):
+    for name, drawn in (("mine 1", list(BOXES)), ("mine 2", ["spleen", "liver"])):
+        volume = make_volume(name)
+        node, masks = draw(slicer, volume, *drawn)
+        assert submit(qtbot, connected, volume, node).startswith(f"Submitted for {name}: ")
+        catalogue = server.studies / "datastore_v2.json"
+        assert name in json.loads(catalogue.read_text(encoding="utf-8"))["objects"]
+        (found,) = [each for each in datastore(server.studies) if each.subject == name]
+        array, grid = read_labels(found.label)
+        assert found.labels.keys() == masks.keys()
+        for structure, values in found.labels.items():
+            np.testing.assert_array_equal(np.isin(array, values).T, masks[structure])
+        matrix = slicer.vtkMRMLSliceNode().GetXYToRAS().__class__()
+        volume.GetIJKToRASMatrix(matrix)
+        np.testing.assert_allclose(slicer.util.arrayFromVTKMatrix(matrix), grid.affine, atol=1e-9)
+
+
+def test_an_expert_learns_and_goes_back(qtbot, slicer, connected, server, make_volume, monkeypatch):
+    panel = connected
+    for name in ("mine 3", "mine 4", "mine 5"):
+        volume = make_volume(name)
+        submit(qtbot, panel, volume, draw(slicer, volume, "liver", "spleen")[0])
+    post = panel.session.client.post
+
+    def quick(path, body, *callbacks):
+        body = {**body, "steps": 4, "options": {"workers": 0, "augment": False}} if path == "/lorkd/training" else body
+        return post(path, body, *callbacks)
+
+    monkeypatch.setattr(panel.session.client, "post", quick)
+    before = server.store.served("abdomen")
+    ui = panel.ui
+    qtbot.waitUntil(lambda: ui.revisionCombo.count > 0, timeout=10_000)
+    ui.trainButton.click()
+    qtbot.waitUntil(lambda: ui.trainLabel.text != "Starting …", timeout=10_000)
+    assert ui.trainButton.text == "Stop", ui.trainLabel.text
+    qtbot.waitUntil(lambda: ui.trainButton.text == "Train", timeout=200_000)
+    outcome = ui.trainLabel.text
+    if "candidate" in outcome:
+        assert ui.publishButton.enabled
+        ui.publishButton.click()
+    else:
+        assert f"Published as revision {before + 1}" in outcome
+    qtbot.waitUntil(lambda: ui.revisionCombo.count == before + 1, timeout=10_000)
+    assert server.store.served("abdomen") == before + 1
+
+    qtbot.waitUntil(lambda: "served" in ui.revisionCombo.itemText(0), timeout=10_000)
+    ui.revisionCombo.setCurrentIndex(ui.revisionCombo.findData(before))
+    ui.rollbackButton.click()
+    qtbot.waitUntil(lambda: ui.revisionCombo.count == before + 2, timeout=10_000)
+    assert server.store.served("abdomen") == before + 2
+    assert ui.trainLabel.text == f"Revision {before + 2} of abdomen is served now."
+    qtbot.waitUntil(lambda: panel.session.server.department("abdomen")["revision"] == before + 2, timeout=10_000)
+
+
+def test_without_a_segmentation_nothing_can_be_submitted(slicer, connected, make_volume):
+    make_volume()
+    connected.initializeParameterNode()
+    assert not connected.ui.submitButton.enabled
+    assert not connected.ui.editButton.enabled
+    assert "no segmentation yet" in connected.ui.editButton.toolTip
+
+
+def test_an_empty_segmentation_is_not_submitted(qtbot, slicer, connected, make_volume):
+    volume = make_volume()
+    node, _masks = draw(slicer, volume)
+    assert submit(qtbot, connected, volume, node) == "The segmentation is empty; draw something first."
+
+
+def test_the_server_may_die_while_it_runs(qtbot, slicer, connected, server, make_volume):
+    """The last test of this server."""
+    make_volume("large", shape=(150, 150, 150)).SetSpacing(1.5, 1.5, 1.5)
+    connected.initializeParameterNode()
+    connected.ui.promptEdit.setPlainText("liver; spleen; left kidney")
+    connected.ui.applyButton.click()
+    qtbot.waitUntil(lambda: "Segmenting: abdomen" in connected.ui.statusLabel.text, timeout=60_000)
+    server.process.kill()
+    qtbot.waitUntil(lambda: connected.segment.run is None, timeout=30_000)
+    assert server.url in connected.ui.statusLabel.text
+    assert connected.ui.applyButton.text == "Apply"
+    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 0
