@@ -272,11 +272,13 @@ def _keep(made: tuple[dict[str, np.ndarray], list[int]], folder: Path, made_of: 
             json.dump({"made_of": made_of, "files": files, "centres": counts}, text)
             text.flush()
             os.fsync(text.fileno())
-        if _fault(folder, made_of):  # else another process made it meanwhile
-            with suppress(FileNotFoundError):
-                os.rename(folder, damaged)
-            with suppress(OSError):  # another process was quicker
-                os.rename(draft, folder)
+        try:
+            os.rename(draft, folder)
+        except OSError:  # something is there: what another process made meanwhile, or what is damaged
+            if _fault(folder, made_of):
+                with suppress(OSError):  # another process was quicker
+                    os.rename(folder, damaged)
+                    os.rename(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
         shutil.rmtree(damaged, ignore_errors=True)
