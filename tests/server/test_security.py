@@ -118,7 +118,7 @@ def test_archive_of_a_session_unpacks_nowhere_else(door, archive):
     ],
 )
 def test_options_of_a_training_choose_no_file_and_no_address(door, options):
-    refused(requests.post(f"{door.url}/train/", json=options, timeout=30))
+    assert "must" in refused(requests.post(f"{door.url}/train/", json=options, timeout=30))
 
 
 @pytest.mark.usefixtures("untouched")
