@@ -39,8 +39,8 @@ from lorkd_monailabel.tasks.case_queue import CaseQueue
 from lorkd_monailabel.tasks.infer import DepartmentTask, TextTask
 from lorkd_monailabel.tasks.strategies import ByScores, First, Random
 from lorkd_monailabel.tasks.train import DecomposeTask, FinetuneTask, Training
-from lorkd_monailabel.tasks.training_place import Place
-from lorkd_monailabel.tasks.training_runs import Runs, take_over
+from lorkd_monailabel.tasks.training.place import Place
+from lorkd_monailabel.tasks.training.runs import Runs, take_over
 
 CONF = {
     "store": "folder of bases and experts; model/store in the app directory, at first a copy of the shipped one",

@@ -10,8 +10,8 @@ from lorkd_monailabel.departments import department as find_department
 from lorkd_monailabel.front_door.guards import check_options
 from lorkd_monailabel.front_door.visits import visit
 from lorkd_monailabel.tasks.train import task_name
-from lorkd_monailabel.tasks.training_runs import Runs
-from lorkd_monailabel.tasks.training_state import RunState
+from lorkd_monailabel.tasks.training.runs import Runs
+from lorkd_monailabel.tasks.training.state import RunState
 
 router = APIRouter(prefix="/training", tags=["Training"])
 DECOMPOSE = "decompose"

@@ -22,11 +22,11 @@ from lorkd_monailabel.audit import Audit
 from lorkd_monailabel.departments import Department
 from lorkd_monailabel.learning.training import Interrupted, stop_on_signal
 from lorkd_monailabel.revisions import sweep_drafts
-from lorkd_monailabel.tasks.training_decompose import decompose_foundation
-from lorkd_monailabel.tasks.training_finetune import finetune_department
-from lorkd_monailabel.tasks.training_options import DECOMPOSITION, TrainingOptions, options_of
-from lorkd_monailabel.tasks.training_place import Place, Stop
-from lorkd_monailabel.tasks.training_state import RunState, Teller, private_folder, read_state, train_stats
+from lorkd_monailabel.tasks.training.decompose import decompose_foundation
+from lorkd_monailabel.tasks.training.finetune import finetune_department
+from lorkd_monailabel.tasks.training.options import DECOMPOSITION, TrainingOptions, options_of
+from lorkd_monailabel.tasks.training.place import Place, Stop
+from lorkd_monailabel.tasks.training.state import RunState, Teller, private_folder, read_state, train_stats
 
 STOPPED = 130
 """Exit status of a training that was asked to stop."""

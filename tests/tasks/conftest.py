@@ -13,9 +13,9 @@ from lorkd_monailabel.audit import Audit
 from lorkd_monailabel.experts import Base, Expert
 from lorkd_monailabel.sources.catalogue import Catalogue
 from lorkd_monailabel.store import ExpertStore
-from lorkd_monailabel.tasks.training_options import TrainingOptions, options_of
-from lorkd_monailabel.tasks.training_place import Place
-from lorkd_monailabel.tasks.training_state import RunState, Teller
+from lorkd_monailabel.tasks.training.options import TrainingOptions, options_of
+from lorkd_monailabel.tasks.training.place import Place
+from lorkd_monailabel.tasks.training.state import RunState, Teller
 
 AFFINE = np.diag([3.0, 3.0, 3.0, 1.0])
 NAMES = ("one", "two", "three", "four")

@@ -13,8 +13,8 @@ from lorkd_monailabel.departments import department
 from lorkd_monailabel.sources.catalogue import Catalogue
 from lorkd_monailabel.store import ExpertStore
 from lorkd_monailabel.tasks.train import DecomposeTask, FinetuneTask
-from lorkd_monailabel.tasks.training_place import Place
-from lorkd_monailabel.tasks.training_state import RunState, read_state
+from lorkd_monailabel.tasks.training.place import Place
+from lorkd_monailabel.tasks.training.state import RunState, read_state
 
 RUN = "5a1c2b3d-0000-4000-8000-000000000000"
 REQUEST = {"run": RUN, "steps": 2, "batch_size": 2, "workers": 0, "augment": False, "force": True, "client_id": "me"}

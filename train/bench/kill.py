@@ -33,11 +33,11 @@ from lorkd_monailabel.learning.checkpoint import load_checkpoint
 from lorkd_monailabel.pins import pinned
 from lorkd_monailabel.sources.catalogue import Catalogue
 from lorkd_monailabel.store import ExpertStore
-from lorkd_monailabel.tasks.training_cases import SPLITS
-from lorkd_monailabel.tasks.training_finetune import finetune_department
-from lorkd_monailabel.tasks.training_options import TrainingOptions
-from lorkd_monailabel.tasks.training_place import Place
-from lorkd_monailabel.tasks.training_state import RunState, Teller
+from lorkd_monailabel.tasks.training.cases import SPLITS
+from lorkd_monailabel.tasks.training.finetune import finetune_department
+from lorkd_monailabel.tasks.training.options import TrainingOptions
+from lorkd_monailabel.tasks.training.place import Place
+from lorkd_monailabel.tasks.training.state import RunState, Teller
 from lorkd_monailabel.volumes import read_labels
 from train.bench.switching import make_store
 

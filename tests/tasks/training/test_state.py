@@ -1,4 +1,4 @@
-"""Tests of lorkd_monailabel.tasks.training_state."""
+"""Tests of lorkd_monailabel.tasks.training.state."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from lorkd_monailabel.json_files import read_json
 from lorkd_monailabel.learning.training import Progress
-from lorkd_monailabel.tasks.training_state import (
+from lorkd_monailabel.tasks.training.state import (
     RunState,
     Teller,
     read_state,

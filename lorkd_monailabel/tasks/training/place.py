@@ -21,9 +21,9 @@ from lorkd_monailabel.learning.prepared import MappedArray, PreparedCase, prepar
 from lorkd_monailabel.learning.samples import Samples
 from lorkd_monailabel.learning.training import Interrupted
 from lorkd_monailabel.store import ExpertStore
-from lorkd_monailabel.tasks.training_cases import SPLITS, Labelled, Reference, key_of, labelled, parted
-from lorkd_monailabel.tasks.training_options import TrainingOptions
-from lorkd_monailabel.tasks.training_state import Teller
+from lorkd_monailabel.tasks.training.cases import SPLITS, Labelled, Reference, key_of, labelled, parted
+from lorkd_monailabel.tasks.training.options import TrainingOptions
+from lorkd_monailabel.tasks.training.state import Teller
 
 MAX_QUERIES = 16
 BALANCE = 0.5

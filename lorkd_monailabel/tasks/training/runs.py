@@ -23,7 +23,7 @@ from fastapi import HTTPException
 from monailabel.utils.async_tasks import task as asynchronous
 from monailabel.utils.async_tasks import utils
 
-from lorkd_monailabel.tasks.training_state import OVER, RunState, private_folder, read_state, state_file, write_state
+from lorkd_monailabel.tasks.training.state import OVER, RunState, private_folder, read_state, state_file, write_state
 
 METHOD = "train"
 GRACE_S = 60.0

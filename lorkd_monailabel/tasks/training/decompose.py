@@ -14,9 +14,9 @@ from lorkd_monailabel.learning.ranks import RankRule
 from lorkd_monailabel.learning.training import Progress
 from lorkd_monailabel.networks.segmenter import SIZES, build_segmenter
 from lorkd_monailabel.store import BASE, load_base
-from lorkd_monailabel.tasks.training_gate import pass_gate, told_scores
-from lorkd_monailabel.tasks.training_options import TrainingOptions
-from lorkd_monailabel.tasks.training_place import (
+from lorkd_monailabel.tasks.training.gate import pass_gate, told_scores
+from lorkd_monailabel.tasks.training.options import TrainingOptions
+from lorkd_monailabel.tasks.training.place import (
     BALANCE,
     Parted,
     Place,
@@ -27,8 +27,8 @@ from lorkd_monailabel.tasks.training_place import (
     structures_of,
     told_cases,
 )
-from lorkd_monailabel.tasks.training_state import Teller
-from lorkd_monailabel.tasks.training_validation import measured, model, verdict
+from lorkd_monailabel.tasks.training.state import Teller
+from lorkd_monailabel.tasks.training.validation import measured, model, verdict
 from lorkd_monailabel.teachers.choose import teacher_of
 from lorkd_monailabel.teachers.network import NetworkTeacher
 from lorkd_monailabel.text_encoder import QUERIES, QueryTable

@@ -8,7 +8,7 @@ from typing import Any
 from lorkd_monailabel.candidates import keep
 from lorkd_monailabel.experts import Expert
 from lorkd_monailabel.store import ExpertStore
-from lorkd_monailabel.tasks.training_validation import Scores, Verdict
+from lorkd_monailabel.tasks.training.validation import Scores, Verdict
 
 
 def told_scores(new: Mapping[str, float], current: Mapping[str, float] | None, verdict: Verdict) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Tests of lorkd_monailabel.tasks.training_validation and the gate behind it."""
+"""Tests of lorkd_monailabel.tasks.training.validation and the gate behind it."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,8 +15,8 @@ from lorkd_monailabel.experts import Base, Expert
 from lorkd_monailabel.learning.cases import Case
 from lorkd_monailabel.learning.training import Interrupted
 from lorkd_monailabel.store import ExpertStore
-from lorkd_monailabel.tasks.training_gate import pass_gate, told_scores
-from lorkd_monailabel.tasks.training_validation import Verdict, measured, model, verdict
+from lorkd_monailabel.tasks.training.gate import pass_gate, told_scores
+from lorkd_monailabel.tasks.training.validation import Verdict, measured, model, verdict
 from lorkd_monailabel.text_encoder import QueryTable
 from tests.tasks.conftest import AFFINE
 

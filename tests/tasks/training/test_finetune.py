@@ -1,4 +1,4 @@
-"""Tests of lorkd_monailabel.tasks.training_finetune: from cases to a revision or a candidate."""
+"""Tests of lorkd_monailabel.tasks.training.finetune: from cases to a revision or a candidate."""
 
 import os
 from collections.abc import Callable
@@ -12,9 +12,9 @@ from lorkd_monailabel.candidates import candidate_ids
 from lorkd_monailabel.learning.training import Interrupted
 from lorkd_monailabel.sources.catalogue import Catalogue
 from lorkd_monailabel.store import ExpertStore
-from lorkd_monailabel.tasks.training_finetune import finetune_department
-from lorkd_monailabel.tasks.training_place import Place, sweep_prepared
-from lorkd_monailabel.tasks.training_state import Teller, read_state, state_file
+from lorkd_monailabel.tasks.training.finetune import finetune_department
+from lorkd_monailabel.tasks.training.place import Place, sweep_prepared
+from lorkd_monailabel.tasks.training.state import Teller, read_state, state_file
 
 MakeOptions = Callable[..., object]
 

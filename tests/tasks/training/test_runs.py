@@ -1,4 +1,4 @@
-"""Tests of lorkd_monailabel.tasks.training_runs, with processes that stand in for MONAI Label's."""
+"""Tests of lorkd_monailabel.tasks.training.runs, with processes that stand in for MONAI Label's."""
 
 import sys
 import threading
@@ -12,9 +12,9 @@ from fastapi import HTTPException
 from monailabel.utils.async_tasks import task as asynchronous
 from monailabel.utils.async_tasks import utils
 
-from lorkd_monailabel.tasks import training_runs
-from lorkd_monailabel.tasks.training_runs import Runs, take_over
-from lorkd_monailabel.tasks.training_state import RunState, write_state
+from lorkd_monailabel.tasks.training import runs as hosted_runs
+from lorkd_monailabel.tasks.training.runs import Runs, take_over
+from lorkd_monailabel.tasks.training.state import RunState, write_state
 
 POLITE = (
     "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(130)); print('up', flush=True); time.sleep(60)"
@@ -30,7 +30,7 @@ def make_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeR
     """Makes runs whose process is a line of Python; MONAI Label's tables are as they were afterwards."""
     monkeypatch.setattr(utils, "background_tasks", {})
     monkeypatch.setattr(utils, "background_processes", {})
-    monkeypatch.setattr(training_runs, "WAIT_S", 0.2)
+    monkeypatch.setattr(hosted_runs, "WAIT_S", 0.2)
     made: list[Runs] = []
 
     def make(code: str, *, check: Callable[[Any], None] = lambda request: None, grace_s: float = 30.0) -> Runs:
@@ -140,7 +140,7 @@ def test_what_an_earlier_server_left_is_told_as_stopped(make_runs: MakeRuns, tmp
 
 
 def test_the_oldest_runs_give_way(make_runs: MakeRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_runs, "KEPT", 2)
+    monkeypatch.setattr(hosted_runs, "KEPT", 2)
     names = [f"5a1c2b3d-0000-4000-8000-00000000000{number}" for number in range(4)]
     for number, run in enumerate(names):
         write_state(tmp_path, RunState(run, "task", state="done", created=float(number)))

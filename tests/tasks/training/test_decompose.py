@@ -1,4 +1,4 @@
-"""Tests of lorkd_monailabel.tasks.training_decompose."""
+"""Tests of lorkd_monailabel.tasks.training.decompose."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,9 +12,9 @@ from lorkd_monailabel.learning.training import Interrupted
 from lorkd_monailabel.networks.segmenter import SIZES, build_segmenter
 from lorkd_monailabel.sources.catalogue import Catalogue
 from lorkd_monailabel.store import BASE, ExpertStore, base_header, write_file
-from lorkd_monailabel.tasks.training_decompose import decompose_foundation
-from lorkd_monailabel.tasks.training_place import Place
-from lorkd_monailabel.tasks.training_state import Teller
+from lorkd_monailabel.tasks.training.decompose import decompose_foundation
+from lorkd_monailabel.tasks.training.place import Place
+from lorkd_monailabel.tasks.training.state import Teller
 from lorkd_monailabel.text_encoder import QueryTable
 
 MakeOptions = Callable[..., object]

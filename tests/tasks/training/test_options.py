@@ -1,10 +1,10 @@
-"""Tests of lorkd_monailabel.tasks.training_options."""
+"""Tests of lorkd_monailabel.tasks.training.options."""
 
 from typing import Any
 
 import pytest
 
-from lorkd_monailabel.tasks.training_options import TrainingOptions, options_of
+from lorkd_monailabel.tasks.training.options import TrainingOptions, options_of
 
 KNOWN = {"steps": 200, "learning_rate": 1e-3, "tags": "final", "labels": "", "force": False, "network": ""}
 

@@ -9,9 +9,9 @@ from monailabel.interfaces.datastore import Datastore
 from lorkd_monailabel.experts import extract
 from lorkd_monailabel.learning.finetuning import finetune
 from lorkd_monailabel.networks.segmenter import build_segmenter
-from lorkd_monailabel.tasks.training_gate import pass_gate, told_scores
-from lorkd_monailabel.tasks.training_options import TrainingOptions
-from lorkd_monailabel.tasks.training_place import (
+from lorkd_monailabel.tasks.training.gate import pass_gate, told_scores
+from lorkd_monailabel.tasks.training.options import TrainingOptions
+from lorkd_monailabel.tasks.training.place import (
     BALANCE,
     Place,
     Stop,
@@ -21,8 +21,8 @@ from lorkd_monailabel.tasks.training_place import (
     structures_of,
     told_cases,
 )
-from lorkd_monailabel.tasks.training_state import Teller
-from lorkd_monailabel.tasks.training_validation import measured, model, verdict
+from lorkd_monailabel.tasks.training.state import Teller
+from lorkd_monailabel.tasks.training.validation import measured, model, verdict
 
 
 def finetune_department(

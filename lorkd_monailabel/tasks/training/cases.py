@@ -20,7 +20,7 @@ from lorkd_monailabel.case_lists.naming import Choices, structures_of
 from lorkd_monailabel.departments import structure
 from lorkd_monailabel.json_files import read_json, write_json
 from lorkd_monailabel.learning.cases import Case
-from lorkd_monailabel.tasks.training_options import TrainingOptions
+from lorkd_monailabel.tasks.training.options import TrainingOptions
 from lorkd_monailabel.volumes import read_labels, read_volume
 
 SPLITS = "splits.json"

@@ -1,4 +1,4 @@
-"""Tests of lorkd_monailabel.tasks.training_cases: which cases there are, and that none ever changes sides."""
+"""Tests of lorkd_monailabel.tasks.training.cases: which cases there are, and that none ever changes sides."""
 
 import json
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lorkd_monailabel.audit import Audit
 from lorkd_monailabel.sources.catalogue import Catalogue
-from lorkd_monailabel.tasks.training_cases import Labelled, assigned, key_of, labelled, parted
+from lorkd_monailabel.tasks.training.cases import Labelled, assigned, key_of, labelled, parted
 from tests.tasks.conftest import NAMES, TOLD, save_label
 
 MakeOptions = Callable[..., object]
