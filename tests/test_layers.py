@@ -13,8 +13,18 @@ ROWS = (
     ("departments", "demo_data"),
     ("prompts",),
     ("everything", "stopwatch"),
-    ("torch_files", "encoders"),
-    ("volumes", "intensities", "volume_files", "label_maps", "networks", "text_encoder", "sliding_window", "devices"),
+    ("torch_files", "encoders", "grids"),
+    (
+        "grids",
+        "volumes",
+        "intensities",
+        "volume_files",
+        "label_maps",
+        "networks",
+        "text_encoder",
+        "sliding_window",
+        "devices",
+    ),
     ("layers", "memory", "masks", "dicom_grids", "dicom_seg"),
     ("experts", "headers", "audit", "json_files", "pins"),
     ("store",),
@@ -34,7 +44,7 @@ ROWS = (
 VOCABULARY = {"departments", "demo_data", "prompts", "everything", "stopwatch"}
 HOSTED = {"tasks", "sources", "app", "front_door", "routes", "asgi", "main", "cli"}  # may import monailabel
 CLIENTS = {"train/demo.py"}  # a recipe that is a client of the server
-SLICER = {"numpy", "vtk", "qt", "ctk", "slicer", "LoRKD", "LoRKDLib", "__main__"}
+SLICER = {"numpy", "vtk", "qt", "ctk", "slicer", "SampleData", "LoRKD", "LoRKDLib", "__main__"}
 
 
 def room(module: str) -> str:

@@ -16,11 +16,12 @@ from pathlib import Path
 
 from train.bench.report import need_matplotlib
 from train.config import parse
-from train.dots import plot
-from train.intervals import METRICS, Resamples
-from train.paper_tables import Figure, Run, cost_table, costs_of, figures_of, quality_tables
-from train.scores import Score, read_about, read_scores, write_whole
-from train.tables import Table, latex, markdown
+from train.drafts import write_whole
+from train.scoring.dots import plot
+from train.scoring.intervals import METRICS, Resamples
+from train.scoring.paper_tables import Figure, Run, cost_table, costs_of, figures_of, quality_tables
+from train.scoring.scores import Score, read_about, read_scores
+from train.scoring.tables import Table, latex, markdown
 
 RUNS = "runs"
 Key = tuple[str, str]

@@ -43,7 +43,8 @@ from train.data import (
     structures_of,
     table_of,
 )
-from train.recipe import Session, cases_once, engine_of, overlays, run_recipe, told
+from train.recipe import Session, cases_once, engine_of, overlays, run_recipe
+from train.reporting.provenance import portable
 from train.settings import DecomposeConfig
 from train.start import base_and_experts
 
@@ -121,7 +122,7 @@ def run_decomposition(config: DecomposeConfig, world: World) -> list[str]:
             network=numbers,
             window=three(config.data.patch),
             query_space=table.space,
-            about={**about, "training": told(config), **ranks_of(choices)},
+            about={**about, "training": portable(config), **ranks_of(choices)},
             intensities=config.data.intensities,
             dtype=torch.float16 if config.half else torch.float32,
         )

@@ -27,7 +27,7 @@ from lorkd_monailabel.demo_data import DemoData, demo_cases, demo_labels, fetch_
 from lorkd_monailabel.departments import structure
 from lorkd_monailabel.learning.metrics import dice
 from lorkd_monailabel.volumes import read_labels
-from train.picture import overlay
+from train.reporting.picture import overlay
 
 PROMPT = "left kidney; liver; aorta; L3 vertebra"
 MEASURED = (

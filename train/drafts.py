@@ -24,3 +24,9 @@ def draft_of(path: Path) -> Iterator[BinaryIO]:
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file through a draft."""
+    with draft_of(path) as draft:
+        draft.write(text.encode())

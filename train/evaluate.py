@@ -2,9 +2,9 @@
 
     python -m train.evaluate train/configs/evaluate.toml --set cases=cases.jsonl --set model=MODEL
 
-A model is a store, a foundation or a folder of specialists, see ``train.models``. Writes ``<output>.csv`` (a row for
-each case, structure and grid) and ``<output>.json`` (the model, its cost, the cases, where the run comes from). Stop
-with Ctrl+C and run again to go on; run again after the end, it prints the tables.
+A model is a store, a foundation or a folder of specialists, see ``train.scoring.models``. Writes ``<output>.csv`` (a
+row for each case, structure and grid) and ``<output>.json`` (the model, its cost, the cases, where the run comes from).
+Stop with Ctrl+C and run again to go on; run again after the end, it prints the tables.
 """
 
 import hashlib
@@ -22,17 +22,18 @@ from tqdm import tqdm
 
 from lorkd_monailabel import __version__
 from lorkd_monailabel.departments import structure
+from lorkd_monailabel.json_files import write_json
 from lorkd_monailabel.learning.cases import Case, departments_of, read_cases
 from lorkd_monailabel.learning.metrics import dice, surface_dice
 from lorkd_monailabel.predictor import OVERLAP, Predictor
 from lorkd_monailabel.prompts import Target
 from lorkd_monailabel.volumes import Grid, canonical_grid, read_labels, read_volume, resample
 from train.config import parse
-from train.intervals import METRICS, Resamples
-from train.models import Model, cost_of, open_model
-from train.provenance import provenance
-from train.scores import Draft, Score, read_about, read_scores, write_scores, write_whole
-from train.tables import Cell, Table, markdown
+from train.reporting.provenance import provenance
+from train.scoring.intervals import METRICS, Resamples
+from train.scoring.models import Model, cost_of, open_model
+from train.scoring.scores import Draft, Score, read_about, read_scores, write_scores
+from train.scoring.tables import Cell, Table, markdown
 
 NATIVE = "native"
 SAME_PLACE_MM = 0.01
@@ -44,7 +45,7 @@ class EvaluateConfig:
 
     Attributes:
         cases: JSON lines, see ``lorkd_monailabel.learning.cases``.
-        model: path, see ``train.models``.
+        model: path, see ``train.scoring.models``.
         output: of the files, without their endings.
         splits: keep these; empty keeps all.
         sources: keep these; empty keeps all.
@@ -125,7 +126,7 @@ def evaluate(config: EvaluateConfig) -> list[Score]:
             draft.unlink()
             raise ValueError(f"{config.model} knows no structure of {config.cases} that is asked for; evaluate others")
         csv.unlink(missing_ok=True)  # of an earlier evaluation, which the new description must not stand beside
-        write_whole(about, json.dumps(described(config, model, cases, identity), indent=1) + "\n")
+        write_json(about, described(config, model, cases, identity))
         write_scores(scores, csv)
     draft.unlink()
     return scores

@@ -23,7 +23,8 @@ from lorkd_monailabel.store import base_header, write_file
 from lorkd_monailabel.text_encoder import QueryTable
 from lorkd_monailabel.volumes import three
 from train.data import network_numbers, prepared_cases, samples_of, sources_of, table_of
-from train.recipe import Session, cases_once, engine_of, overlays, run_recipe, told
+from train.recipe import Session, cases_once, engine_of, overlays, run_recipe
+from train.reporting.provenance import portable
 from train.settings import PretrainConfig
 from train.start import plain
 
@@ -79,7 +80,7 @@ def pretrain(config: PretrainConfig, world: World) -> list[str]:
             about={
                 "sources": sources_of(chain.from_iterable(prepared.values())),
                 "steps": config.steps,
-                "training": told(config),
+                "training": portable(config),
             },
             intensities=config.data.intensities,
         )

@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +20,17 @@ from lorkd_monailabel.learning.engine import Engine
 from lorkd_monailabel.learning.samples import Sample, Samples
 from lorkd_monailabel.learning.training import Interrupted, Progress
 from lorkd_monailabel.text_encoder import QueryTable
-from train.bar import Bar
-from train.board import Board
 from train.config import parse
-from train.history import History
-from train.overlays import Overlay, first_samples, overlays_of
-from train.provenance import write_provenance
 from train.report import write_report
+from train.reporting.bar import Bar
+from train.reporting.board import Board
+from train.reporting.history import History
+from train.reporting.overlays import Overlay, first_samples, overlays_of
+from train.reporting.provenance import write_provenance
 from train.settings import EngineConfig
 
 Recipe = Callable[[Any, World], Sequence[str]]
 """Config and processes -> lines to print at the end."""
-
-PATHS = ("foundation", "output", "queries", "start", "store", "teacher")
-DATA_PATHS = ("cases", "cache")
-"""Keys that tell of the machine, not of the training."""
 
 
 def run_recipe(recipe: Recipe, config_class: type, description: str, argv: Sequence[str] | None = None) -> int:
@@ -169,10 +164,3 @@ def overlays(
         return logits[0].float().sigmoid().cpu()
 
     return overlays_of(first_samples(samples), predict)
-
-
-def told(config: Any) -> dict[str, Any]:
-    """Give what a run was told, without the paths of the machine that it ran on."""
-    values = asdict(config)
-    values["data"] = {key: value for key, value in values["data"].items() if key not in DATA_PATHS}
-    return {key: value for key, value in values.items() if key not in PATHS}

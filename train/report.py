@@ -17,11 +17,11 @@ from typing import Any
 
 import lorkd_monailabel
 from train.bench.report import need_matplotlib
-from train.charts import color_of_department, curves, in_order, loss_chart, pace_chart, title_of
 from train.drafts import draft_of
-from train.history import WINDOW, Record, ends, histories, seconds_at_work
-from train.overlays import Overlay, draw, load_overlays, save_overlays
-from train.page import NOTHING, Cell, Page, number, said, span
+from train.reporting.charts import color_of_department, curves, in_order, loss_chart, pace_chart, title_of
+from train.reporting.history import WINDOW, Record, ends, histories, seconds_at_work
+from train.reporting.overlays import Overlay, draw, load_overlays, save_overlays
+from train.reporting.page import NOTHING, Cell, Page, number, said, span
 
 NAME = "report.html"
 PHASES = {

@@ -11,11 +11,9 @@ from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from lorkd_monailabel.case_lists.found import Found, gathered, modality_of, whole_numbers
 from lorkd_monailabel.case_lists.writing import Box, file_name, merged, save
-from lorkd_monailabel.volumes import read_labels
+from lorkd_monailabel.volumes import read_labels, same_grid
 
 SEGMENTATIONS = ("dseg", "mask")
 NOT_IMAGES = {*SEGMENTATIONS, "probseg", "xfm"}
@@ -194,7 +192,7 @@ def _no_names(of: _File) -> Mapping[str, tuple[int, ...]]:
 def _merge(case: Found, masks: Mapping[str, Path], folder: Path) -> Found:
     arrays, grids = zip(*(read_labels(path) for path in masks.values()), strict=True)
     for path, grid in zip(masks.values(), grids, strict=True):
-        if grid.shape != grids[0].shape or not np.allclose(grid.affine, grids[0].affine, atol=0.01):
+        if not same_grid(grid, grids[0]):
             raise ValueError(f"{path} is on another grid than the other masks of {case.image}; export it on theirs")
     named = ((name, _WHOLE, array != 0) for name, array in zip(masks, arrays, strict=True))
     labels, values = merged(named, grids[0].shape)

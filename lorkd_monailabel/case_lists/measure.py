@@ -10,9 +10,8 @@ import numpy as np
 
 from lorkd_monailabel.case_lists.lines import Finding, Line, finding
 from lorkd_monailabel.case_lists.writing import MOST_VALUES
-from lorkd_monailabel.volumes import Grid, Volume, guess_modality, read_labels, read_volume
+from lorkd_monailabel.volumes import Grid, Volume, guess_modality, read_labels, read_volume, same_grid
 
-TOLERANCE_MM = 0.01
 SPACING_MM = (0.05, 20.0)
 SHEAR = 0.01
 AIR_HU = -200.0
@@ -62,7 +61,7 @@ def measure(line: Line) -> tuple[Measured | None, list[Finding]]:
 def _geometry(image: Grid, label: Grid) -> str:
     if image.shape != label.shape:
         return f"the label volume has shape {label.shape}, its image {image.shape}; export it on the image's grid"
-    if not np.allclose(image.affine, label.affine, atol=TOLERANCE_MM):
+    if not same_grid(image, label):
         apart = float(np.abs(_corners(image) - _corners(label)).max())
         return f"the label volume lies up to {apart:.2f} mm from where its image does; export it on the image's grid"
     low, high = SPACING_MM

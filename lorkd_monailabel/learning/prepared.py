@@ -26,14 +26,13 @@ import torch
 
 from lorkd_monailabel.learning.cases import Case
 from lorkd_monailabel.teachers.masks import StoredMasks, read_masks
-from lorkd_monailabel.volumes import Grid, canonical_image, read_labels, read_volume, resample, three
+from lorkd_monailabel.volumes import Grid, canonical_image, read_labels, read_volume, resample, same_grid, three
 
 PREPARED_FORMAT = 3
 ENTRY = "entry.json"
 DRAFT = "draft-"
 DRAFT_S = 3600.0
 CENTRES = 2000
-TOLERANCE_MM = 0.01
 _BLOCK = 1 << 20
 _LOG = logging.getLogger(__name__)
 
@@ -212,7 +211,7 @@ def _arrays(case: Case, settings: _Settings) -> tuple[dict[str, np.ndarray], lis
     values, label_grid = read_labels(case.label)
     if label_grid.shape != volume.grid.shape:
         raise ValueError(f"{case.label} has shape {label_grid.shape}, its image {volume.grid.shape}; they must agree")
-    if not np.allclose(label_grid.affine, volume.grid.affine, atol=TOLERANCE_MM):
+    if not same_grid(label_grid, volume.grid):
         raise ValueError(f"{case.label} lies elsewhere in space than {case.image}; export it on the image's grid")
     if np.abs(values).max() > np.iinfo(np.int16).max:
         raise ValueError(f"{case.label} holds the value {np.abs(values).max()}, labels go to 32767; number them anew")

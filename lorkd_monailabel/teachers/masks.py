@@ -19,10 +19,9 @@ import torch
 
 from lorkd_monailabel.teachers.names import structure_named
 from lorkd_monailabel.volume_files import read_volume_file
-from lorkd_monailabel.volumes import Grid, read_labels, resample
+from lorkd_monailabel.volumes import Grid, read_labels, resample, same_grid
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
-TOLERANCE_MM = 0.01
 _FORM = 'give {"path": FILE, "values": {NAME: [NUMBER]}} or {"folder": FOLDER}'
 
 
@@ -132,7 +131,7 @@ def _read_mask(path: Path, *, source: Grid, target: Grid) -> np.ndarray:
 def _check_grid(path: Path, grid: Grid, source: Grid) -> None:
     if grid.shape != source.shape:
         raise ValueError(f"{path} has shape {grid.shape}, the image {source.shape}; export it on the image's grid")
-    if not np.allclose(grid.affine, source.affine, atol=TOLERANCE_MM):
+    if not same_grid(grid, source):
         raise ValueError(f"{path} lies elsewhere in space than the image; export it on the image's grid")
 
 

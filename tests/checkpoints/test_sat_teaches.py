@@ -50,8 +50,8 @@ def test_a_sat_checkpoint_teaches_a_decomposition(
         "queries": tmp_path / "queries.safetensors",
         "output": tmp_path / "run",
         "store": tmp_path / "store",
-        "warmup_steps": 2,
-        "steps": 2,
+        "warmup_steps": 1,
+        "steps": 1,
         "batch_size": 1,
     }
     options = [part for name, value in told.items() for part in ("--set", f"{name}={value}")]

@@ -1,13 +1,17 @@
-"""What tests of the recipes share: two patients, and a config of the repository brought to two steps."""
+"""What tests of the recipes share: two patients, a store, and a config of the repository brought to two steps."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 import train
+
+if TYPE_CHECKING:
+    from lorkd_monailabel.experts import Base, Expert
+    from lorkd_monailabel.store import ExpertStore
 
 CONFIGS = Path(train.__file__).parent / "configs"
 
@@ -22,6 +26,21 @@ def cases(write_case: Callable[..., dict[str, Any]], write_list: Callable[[list[
     structures = {"liver": ("abdomen", [1]), "spleen": ("abdomen", [2]), "heart": ("thorax", [3])}
     lines = [write_case(np.roll(labels, shift, axis=1), structures, name=f"patient{shift}") for shift in range(2)]
     return write_list(lines)
+
+
+@pytest.fixture
+def make_store(tmp_path: Path, tiny_base: "Base", make_expert: "Callable[..., Expert]") -> "Callable[..., ExpertStore]":
+    """Make a store of the tiny base, with a random expert of each department that is named."""
+    from lorkd_monailabel.store import ExpertStore
+
+    def make(*departments: str) -> ExpertStore:
+        store = ExpertStore(tmp_path / "store")
+        store.publish_base(tiny_base)
+        for department in departments:
+            store.publish(make_expert(department))
+        return store
+
+    return make
 
 
 @pytest.fixture

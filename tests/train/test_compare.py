@@ -1,4 +1,4 @@
-"""Tests of train.compare, train.paper_tables and train.dots: tables by hand and read back."""
+"""Tests of train.compare, train.scoring.paper_tables and train.scoring.dots: tables by hand and read back."""
 
 import csv
 import json
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from train.compare import main
-from train.paper_tables import ranks_text
-from train.scores import Score, write_scores
+from train.scoring.paper_tables import ranks_text
+from train.scoring.scores import Score, write_scores
 
 ABOUT = {
     "Foundation": {"parameters": 4_000_000, "parameters_of_one": 4_000_000, "gflops": 10.0, "ranks": {"brain": 0}},

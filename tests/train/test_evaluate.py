@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from lorkd_monailabel.departments import structure
-from lorkd_monailabel.experts import Base, Expert
 from lorkd_monailabel.learning.cases import Case
 from lorkd_monailabel.learning.metrics import dice, surface_dice
 from lorkd_monailabel.predictor import Predictor
@@ -19,7 +18,7 @@ from lorkd_monailabel.store import ExpertStore
 from lorkd_monailabel.volumes import read_volume
 from train import evaluate as recipe
 from train.evaluate import EvaluateConfig, main
-from train.scores import Score, read_scores
+from train.scoring.scores import Score, read_scores
 
 STRUCTURES = {"liver": ("abdomen", [1, 4]), "spleen": ("abdomen", [2]), "heart": ("thorax", [3])}
 ALL = ("liver", "spleen")
@@ -34,11 +33,8 @@ def labels() -> np.ndarray:
 
 
 @pytest.fixture
-def store(tmp_path: Path, tiny_base: Base, make_expert: Callable[..., Expert]) -> ExpertStore:
-    store = ExpertStore(tmp_path / "store")
-    store.publish_base(tiny_base)
-    store.publish(make_expert("abdomen"))
-    return store
+def store(make_store: Callable[..., ExpertStore]) -> ExpertStore:
+    return make_store("abdomen")
 
 
 @pytest.fixture

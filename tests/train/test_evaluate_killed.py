@@ -1,9 +1,6 @@
 """An evaluation that is killed goes on: a real process, SIGKILL, and the scores of what was done stay."""
 
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lorkd_monailabel.experts import Base, Expert
 from lorkd_monailabel.store import ExpertStore
+from tests.train.processes import started
 from train.evaluate import main
-from train.scores import read_scores
+from train.scoring.scores import read_scores
 
 CASES = 30
 
@@ -24,14 +21,10 @@ CASES = 30
 def arguments(
     tmp_path: Path,
     root: Path,
-    tiny_base: Base,
-    make_expert: Callable[..., Expert],
+    make_store: Callable[..., ExpertStore],
     write_case: Callable[..., dict[str, Any]],
     write_list: Callable[[list[Any]], Path],
 ) -> list[str]:
-    store = ExpertStore(tmp_path / "store")
-    store.publish_base(tiny_base)
-    store.publish(make_expert("abdomen"))
     labels = np.zeros((16, 16, 16), dtype=np.int16)
     labels[2:9, 2:8, 3:12] = 1
     case = write_case(labels, {"liver": ("abdomen", [1])})
@@ -39,7 +32,7 @@ def arguments(
 
     settings = (
         f"cases={cases}",
-        f"model={store.folder}",
+        f"model={make_store('abdomen').folder}",
         f"output={tmp_path / 'killed'}",
         "resamples=10",
         'grids=["native"]',
@@ -51,22 +44,12 @@ def arguments(
 
 def test_sigkill_loses_at_most_the_case_under_way(root: Path, tmp_path: Path, arguments: list[str]) -> None:
     draft = tmp_path / "killed.draft.jsonl"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "train.evaluate", *arguments],
-        cwd=root,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
+    with started(root, "train.evaluate", *arguments) as process:
         until = time.monotonic() + 90
         while not draft.exists() or draft.read_bytes().count(b"\n") < 3:
             assert process.poll() is None
             assert time.monotonic() < until
             time.sleep(0.005)
-    finally:
-        process.kill()
-        process.wait()
     whole_lines = draft.read_text(encoding="utf-8").split("\n")[:-1]
     assert 3 <= len(whole_lines) <= CASES
     assert not (tmp_path / "killed.csv").exists()

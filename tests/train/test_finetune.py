@@ -1,17 +1,12 @@
 import numpy as np
 import pytest
 
-from lorkd_monailabel.store import ExpertStore
 from train.finetune import main
 
 
 @pytest.fixture
-def store(tmp_path, tiny_base, make_expert):
-    store = ExpertStore(tmp_path / "store")
-    store.publish_base(tiny_base)
-    for department in ("abdomen", "thorax"):
-        store.publish(make_expert(department))
-    return store
+def store(make_store):
+    return make_store("abdomen", "thorax")
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import torch
 
 from lorkd_monailabel.learning.distributed import World
 from lorkd_monailabel.learning.training import Interrupted, Progress
-from train.recipe import Session, described, engine_of, run_recipe, told
-from train.settings import DataConfig, DecomposeConfig, EngineConfig
+from train.recipe import Session, described, engine_of, run_recipe
+from train.settings import EngineConfig
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,3 @@ def test_a_run_does_not_fail_for_its_report(tmp_path: Path, capsys: pytest.Captu
     with Session(SmallConfig(), tmp_path, World()) as session:
         session.report("Nothing was trained", [])
     assert "no report was written: " in capsys.readouterr().err
-
-
-def test_what_is_published_tells_no_path() -> None:
-    config = DecomposeConfig(data=DataConfig(cases="/a/b", cache="/c"), output="/d", store="/e", teacher="/f", rank=3)
-    kept = told(config)
-    assert "/" not in "".join(f"{value}" for value in (*kept.values(), *kept["data"].values()))
-    assert (kept["rank"], kept["data"]["spacing_mm"]) == (3, {"default": 3.0})

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from lorkd_monailabel.predictor import Predictor
 from lorkd_monailabel.prompts import Target
 from lorkd_monailabel.store import ExpertStore, load_base, write_file
 from lorkd_monailabel.volumes import read_volume
+from tests.train.processes import started
 from train import decompose, finetune, pretrain
 
 LAYERS = build_segmenter("tiny").low_rank_weights()
@@ -83,14 +82,7 @@ def test_default_store_is_in_half_precision_and_fits_foundations_of_larger_strid
 
 
 def test_interrupt_leaves_a_run_that_goes_on(root: Path, tmp_path: Path, arguments: Arguments) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "train.pretrain", *arguments("default_foundation.toml", steps=100_000)],
-        cwd=root,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    try:
+    with started(root, "train.pretrain", *arguments("default_foundation.toml", steps=100_000)) as process:
         assert process.stderr is not None
         seen = b""
         while b"loss" not in seen:
@@ -99,8 +91,6 @@ def test_interrupt_leaves_a_run_that_goes_on(root: Path, tmp_path: Path, argumen
             seen += part
         process.send_signal(signal.SIGINT)
         rest = process.communicate(timeout=60)[1].decode()
-    finally:
-        process.kill()
     assert process.returncode == 130
     assert "Traceback" not in rest
     assert "of 100000; run again to go on" in rest.splitlines()[-1]

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from train import report
-from train.charts import COLORS
-from train.overlays import Overlay
-from train.provenance import write_provenance
 from train.report import main, write_report
+from train.reporting.charts import COLORS
+from train.reporting.overlays import Overlay
+from train.reporting.provenance import write_provenance
 from train.settings import DataConfig, DecomposeConfig
 
 HOSTILE = "<img src=http://example.org/x.png onerror=alert(1)>"

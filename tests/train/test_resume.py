@@ -1,22 +1,19 @@
 """A decomposition that is killed twice is the one that was never killed; two processes are one run."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.train.processes import started
 from train import decompose, pretrain
 
 Arguments = Callable[..., list[str]]
-STEPS = 100
+STEPS = 50
 
 
 @pytest.fixture
@@ -26,22 +23,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@contextmanager
-def started(root: Path, *command: str) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", *command],
-        cwd=root,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def kill_in(root: Path, arguments: list[str], run: Path, phase: str) -> None:
@@ -70,7 +51,7 @@ def experts(store: Path) -> dict[str, bytes]:
 def test_a_run_that_was_killed_twice_is_an_unbroken_one(root: Path, tmp_path: Path, arguments: Arguments) -> None:
     assert pretrain.main(arguments("default_foundation.toml")) == 0
 
-    def told(name: str) -> list[str]:
+    def told(name: str, **changed: object) -> list[str]:
         return arguments(
             "toy.toml",
             teacher=tmp_path / "run" / "foundation.safetensors",
@@ -79,12 +60,12 @@ def test_a_run_that_was_killed_twice_is_an_unbroken_one(root: Path, tmp_path: Pa
             store=tmp_path / name / "store",
             warmup_steps=STEPS,
             steps=STEPS,
-            engine__save_every_s=0.2,
+            **changed,
         )
 
     assert decompose.main(told("unbroken")) == 0
-    kill_in(root, told("killed"), tmp_path / "killed", "warmup")
-    kill_in(root, told("killed"), tmp_path / "killed", "joint")
+    for phase in ("warmup", "joint"):
+        kill_in(root, told("killed", engine__save_every_s=0.05), tmp_path / "killed", phase)
     assert decompose.main(told("killed")) == 0
     for phase in ("warmup", "joint"):
         unbroken = losses(tmp_path / "unbroken" / f"{phase}.jsonl")

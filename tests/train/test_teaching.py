@@ -21,7 +21,6 @@ from lorkd_monailabel.text_encoder import QueryTable
 from lorkd_monailabel.volumes import read_volume
 from train import decompose, finetune, pretrain
 
-CONFIGS = Path(pretrain.__file__).parent / "configs"
 WriteCase = Callable[..., dict[str, Any]]
 WriteList = Callable[[list[Any]], Path]
 STRUCTURES = {"spleen": ("abdomen", [2])}
@@ -34,28 +33,20 @@ def labels() -> np.ndarray:
 
 
 @pytest.fixture
-def arguments(tmp_path: Path) -> Callable[..., list[str]]:
-    """Make the arguments of a recipe with the toy config."""
+def cases(tmp_path: Path) -> Path:
+    """The list that each test writes."""
+    return tmp_path / "cases.jsonl"
+
+
+@pytest.fixture
+def arguments(arguments: Callable[..., list[str]]) -> Callable[..., list[str]]:
+    """Make the arguments of a recipe, with the toy config if none is named."""
 
     def make(config: str = "toy.toml", **changed: object) -> list[str]:
-        told: dict[str, object] = {
-            "data.cases": tmp_path / "cases.jsonl",
-            "data.cache": tmp_path / "cache",
-            "data.patch": "[8, 8, 12]",
-            "data.augment": "false",
-            "data.workers": 0,
-            "output": tmp_path / "run",
-            "store": tmp_path / "store",
-            "batch_size": 2,
-            "engine.bf16": "false",
-        }
+        own: dict[str, object] = {"data__patch": "[8, 8, 12]"}
         if config == "toy.toml":
-            told |= {"foundation": "", "warmup_steps": 0, "learning_rate": 1e-2, "expert_learning_rate": 1e-2}
-        told |= {name.replace("__", "."): value for name, value in changed.items()}
-        return [
-            str(CONFIGS / config),
-            *(part for name, value in told.items() for part in ("--set", f"{name}={value}")),
-        ]
+            own |= {"foundation": "", "warmup_steps": 0, "learning_rate": 1e-2, "expert_learning_rate": 1e-2}
+        return arguments(config, **{**own, **changed})
 
     return make
 
@@ -196,9 +187,7 @@ def test_another_query_table_and_sats_intensities_go_all_the_way(
     table = QueryTable.build([f"name {number}" for number in range(9)] + ["spleen"], encode, encoder="random")
     table.save(tmp_path / "table.safetensors")
     other = {"queries": tmp_path / "table.safetensors", "data__intensities": "sat", "data__patch": "[8, 8, 12]"}
-    own = arguments("default_foundation.toml", network="tiny", steps=1, **other)
-    own = own[: own.index(f"store={tmp_path / 'store'}") - 1] + own[own.index(f"store={tmp_path / 'store'}") + 1 :]
-    assert pretrain.main([*own, "--set", "data.sources=[]"]) == 0
+    assert pretrain.main(arguments("default_foundation.toml", steps=1, **other)) == 0
     path = tmp_path / "run/foundation.safetensors"
     spacing = {"data__spacing_mm": "{ default = [3, 3, 4] }"}
     assert decompose.main(arguments(teacher=path, steps=2, **other, **spacing)) == 0

@@ -182,6 +182,8 @@ def explore(server: Sandbox, count: int, tally: Tally, *, seed: int) -> None:
     )
     for operation in operations:
         for mode in schemathesis.GenerationMode:
+            if time.monotonic() > tally.end or tally.sent >= count:
+                return
 
             @hypothesis.seed(seed)
             @settings

@@ -132,7 +132,7 @@ def train(ground: Ground, say: Say) -> None:
         say({"revision": made["revision"], "sha256": sha256(place.store.path(DEPARTMENT, made["revision"]))})
 
 
-WORKS = {"publish": (publish, 0.3), "save-label": (save_label, 0.3), "training": (train, 6.0)}
+WORKS = {"publish": (publish, 0.3), "save-label": (save_label, 0.3), "training": (train, 3.0)}
 """Name -> work, and the seconds within which it is killed."""
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from train.bench.timing import Result
-from train.provenance import cores, device_name
+from train.reporting.provenance import cores, device_name
 
 ALLOCATOR = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "LD_PRELOAD")
 NOTHING = "-"

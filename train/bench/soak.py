@@ -30,7 +30,7 @@ import numpy as np
 from train.bench.sandbox import Sandbox, sandbox
 
 REQUESTS, CLIENTS = 500, 16
-QUICK_REQUESTS, QUICK_CLIENTS = 60, 8
+QUICK_REQUESTS, QUICK_CLIENTS, QUICK_PROBES = 60, 8, 60
 WARM = 50
 """Requests after which memory should not grow any more."""
 
@@ -118,7 +118,7 @@ def time_info(server: Sandbox, options: argparse.Namespace) -> list[str]:
         running = [threads.submit(keep_inferring, number) for number in range(INFERENCES)]
         try:
             time.sleep(1)
-            for _ in range(PROBES):
+            for _ in range(QUICK_PROBES if options.quick else PROBES):
                 began = time.perf_counter()
                 ask(server, "GET", "/info/")
                 seconds.append(time.perf_counter() - began)

@@ -15,7 +15,7 @@ from train.experiments.active_learning.learner import Learner
 from train.experiments.active_learning.plan import Plan
 from train.experiments.active_learning.results import cases_needed, curves, gain, mean_of, picture, tables
 from train.experiments.active_learning.rounds import Round, first_cases, simulate
-from train.tables import markdown
+from train.scoring.tables import markdown
 
 
 @dataclass(frozen=True)

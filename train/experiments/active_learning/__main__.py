@@ -23,8 +23,8 @@ from train.experiments.active_learning.learner import Learner, Stop, parted
 from train.experiments.active_learning.plan import DEPARTMENTS, STRATEGIES, Plan
 from train.experiments.active_learning.results import tables, write_results
 from train.experiments.active_learning.rounds import Round, simulate
-from train.provenance import write_provenance
-from train.tables import markdown
+from train.reporting.provenance import write_provenance
+from train.scoring.tables import markdown
 
 HERE = Path(__file__).parent
 QUICK_BASE = {"network": "tiny", "steps": 2, "data.patch": 16, "data.max_queries": 4}

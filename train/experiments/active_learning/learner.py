@@ -26,9 +26,9 @@ from lorkd_monailabel.pins import write_pin
 from lorkd_monailabel.predictor import Predictor
 from lorkd_monailabel.store import ExpertStore
 from lorkd_monailabel.volumes import read_volume
-from train.bar import Bar
 from train.evaluate import NATIVE, EvaluateConfig, evaluate_case
 from train.experiments.active_learning.plan import Plan
+from train.reporting.bar import Bar
 
 Stop = Callable[[], bool]
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from train.drafts import draft_of
+from train.drafts import draft_of, write_whole
 from train.experiments.active_learning.rounds import RANDOM, Round
-from train.tables import Cell, Table, markdown
+from train.scoring.tables import Cell, Table, markdown
 
 LEVEL = 0.95
 COLORS = {
@@ -133,12 +133,8 @@ def write_results(rounds: Sequence[Round], folder: Path) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([field.name for field in fields(Round)])
     writer.writerows(astuple(each) for each in rounds)
-    for name, content in {
-        "rounds.csv": text.getvalue(),
-        "tables.md": "\n\n".join(map(markdown, tables(rounds))) + "\n",
-    }.items():
-        with draft_of(folder / name) as file:
-            file.write(content.encode())
+    write_whole(folder / "rounds.csv", text.getvalue())
+    write_whole(folder / "tables.md", "\n\n".join(map(markdown, tables(rounds))) + "\n")
     with draft_of(folder / "curves.png") as file:
         file.write(picture(rounds))
 

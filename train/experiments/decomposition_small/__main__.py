@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from lorkd_monailabel.json_files import read_json, write_json
 from train.experiments.decomposition_small.stages import GROUPS, Stage
 
 HERE = Path(__file__).parent
@@ -65,7 +66,7 @@ def run(name: str, arguments: Sequence[str], folder: Path) -> int:
         except KeyboardInterrupt:  # the terminal told the recipe as well, which saves its state before it ends
             return process.wait()
         finally:
-            note_seconds(folder, {**seconds(folder), name: before + time.monotonic() - began})
+            write_json(folder / "seconds.json", {**seconds(folder), name: before + time.monotonic() - began})
 
 
 def command(stage: Stage, options: argparse.Namespace) -> list[str]:
@@ -107,16 +108,7 @@ def overview(stages: Iterable[Stage], folder: Path) -> str:
 
 def seconds(folder: Path) -> dict[str, float]:
     """Read how long each stage has run so far, over all its resumptions."""
-    path = folder / "seconds.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def note_seconds(folder: Path, took: Mapping[str, float]) -> None:
-    """Write how long each stage has run."""
-    folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / ".seconds.json"
-    draft.write_text(json.dumps(took, indent=1) + "\n", encoding="utf-8")
-    draft.replace(folder / "seconds.json")
+    return read_json(folder / "seconds.json")
 
 
 if __name__ == "__main__":

@@ -40,30 +40,42 @@ class Stage:
     runs: Mapping[str, str] = field(default_factory=dict)
 
 
-def joint(name: str, *, ranks: str = "", **sets: object) -> Stage:
-    """Base and experts from the warmed-up base."""
+def plain(name: str, config: str, *, start: str = "", sets: Mapping[str, object] | None = None) -> Stage:
+    """Train a plain network with all its weights, from scratch or from another stage's weights."""
+    return Stage(
+        name=name,
+        recipe="pretrain",
+        config=config,
+        product=f"{name}/foundation.safetensors",
+        sets=sets or {},
+        paths={"output": name, **({"start": start} if start else {})},
+    )
+
+
+def decomposition(
+    name: str,
+    config: str,
+    *,
+    teacher: str = FOUNDATION,
+    start: str = "",
+    ranks: str = "",
+    sets: Mapping[str, object] | None = None,
+) -> Stage:
+    """Learn a base and experts from a teacher."""
     return Stage(
         name=name,
         recipe="decompose",
-        config="joint.toml",
+        config=config,
         product=f"{name}/store/thorax/0001.safetensors",
-        sets=sets,
-        paths={"teacher": FOUNDATION, "start": BASE, "output": name, "store": f"{name}/store"},
+        sets=sets or {},
+        paths={"teacher": teacher, "output": name, "store": f"{name}/store", **({"start": start} if start else {})},
         ranks=ranks,
     )
 
 
-def specialist(department: str) -> Stage:
-    """A network of one department alone."""
-    name = f"specialists/{department}"
-    return Stage(
-        name=name,
-        recipe="pretrain",
-        config="specialist.toml",
-        product=f"{name}/foundation.safetensors",
-        sets={"data.departments": [department]},
-        paths={"output": name},
-    )
+def joint(name: str, *, ranks: str = "", **sets: object) -> Stage:
+    """Base and experts from the warmed-up base."""
+    return decomposition(name, "joint.toml", start=BASE, ranks=ranks, sets=sets)
 
 
 def evaluation(name: str, model: str, **sets: object) -> Stage:
@@ -92,18 +104,12 @@ def comparison(name: str, runs: Mapping[str, str]) -> Stage:
 
 
 TRAINING = (
-    Stage("foundation_near", "pretrain", "foundation_near.toml", NEAR, paths={"output": "foundation_near"}),
-    Stage("foundation", "pretrain", "foundation.toml", FOUNDATION, paths={"output": "foundation", "start": NEAR}),
-    Stage(
-        "warmup",
-        "decompose",
-        "warmup.toml",
-        "warmup/store/thorax/0001.safetensors",
-        paths={"teacher": FOUNDATION, "output": "warmup", "store": "warmup/store"},
-    ),
+    plain("foundation_near", "foundation_near.toml"),
+    plain("foundation", "foundation.toml", start=NEAR),
+    decomposition("warmup", "warmup.toml"),
     joint("lorkd_star", ranks=RANKS),
     joint("lorkd"),
-    *(specialist(department) for department in DEPARTMENTS),
+    *(plain(f"specialists/{name}", "specialist.toml", sets={"data.departments": [name]}) for name in DEPARTMENTS),
 )
 """The main comparison."""
 
@@ -142,55 +148,25 @@ KEPT = [
 
 DOWNSTREAM: Mapping[str, object] = {"data.departments": ["thorax"], "data.sources": [HELD_OUT], "steps": 600}
 
+TEACHER = "transfer/foundation/foundation.safetensors"
+
 TRANSFER = (
-    Stage(
+    plain(
         "transfer/foundation",
-        "pretrain",
         "foundation.toml",
-        "transfer/foundation/foundation.safetensors",
         sets={"data.sources": KEPT, "steps": 4000, "learning_rate": 2e-3, "start": ""},
-        paths={"output": "transfer/foundation"},
     ),
-    Stage(
-        "transfer/warmup",
-        "decompose",
-        "warmup.toml",
-        "transfer/warmup/store/thorax/0001.safetensors",
-        sets={"data.sources": KEPT, "warmup_steps": 1000},
-        paths={
-            "teacher": "transfer/foundation/foundation.safetensors",
-            "output": "transfer/warmup",
-            "store": "transfer/warmup/store",
-        },
-    ),
-    Stage(
+    decomposition("transfer/warmup", "warmup.toml", teacher=TEACHER, sets={"data.sources": KEPT, "warmup_steps": 1000}),
+    decomposition(
         "transfer/lorkd",
-        "decompose",
         "joint.toml",
-        "transfer/lorkd/store/thorax/0001.safetensors",
+        teacher=TEACHER,
+        start="transfer/warmup/store/base/0001.safetensors",
         sets={"data.sources": KEPT, "steps": 2000},
-        paths={
-            "teacher": "transfer/foundation/foundation.safetensors",
-            "start": "transfer/warmup/store/base/0001.safetensors",
-            "output": "transfer/lorkd",
-            "store": "transfer/lorkd/store",
-        },
     ),
-    *(
-        Stage(
-            f"transfer/{name}",
-            "pretrain",
-            "specialist.toml",
-            f"transfer/{name}/foundation.safetensors",
-            sets=DOWNSTREAM,
-            paths={"output": f"transfer/{name}", **start},
-        )
-        for name, start in {
-            "scratch": {},
-            "base": {"start": "transfer/lorkd/store/base/0001.safetensors"},
-            "fused": {"start": "transfer/lorkd/store"},
-        }.items()
-    ),
+    plain("transfer/scratch", "specialist.toml", sets=DOWNSTREAM),
+    plain("transfer/base", "specialist.toml", start="transfer/lorkd/store/base/0001.safetensors", sets=DOWNSTREAM),
+    plain("transfer/fused", "specialist.toml", start="transfer/lorkd/store", sets=DOWNSTREAM),
     Stage(
         "transfer/expert",
         "finetune",
@@ -199,14 +175,10 @@ TRANSFER = (
         paths={"store": "transfer/lorkd/store", "output": "transfer/expert"},
     ),
     *(
-        evaluation(f"transfer_{name}", f"transfer/{model}", sources=[HELD_OUT])
-        for name, model in {
-            "scratch": "scratch/foundation.safetensors",
-            "base": "base/foundation.safetensors",
-            "fused": "fused/foundation.safetensors",
-            "expert": "lorkd/store",
-        }.items()
+        evaluation(f"transfer_{name}", f"transfer/{name}/foundation.safetensors", sources=[HELD_OUT])
+        for name in ("scratch", "base", "fused")
     ),
+    evaluation("transfer_expert", "transfer/lorkd/store", sources=[HELD_OUT]),
     comparison(
         "transfer",
         {

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from train.drafts import write_whole
+
 
 @dataclass(frozen=True)
 class Score:
@@ -67,7 +69,6 @@ class Draft:
         if whole and whole[0] == {"evaluation": identity}:
             self.done = [[Score(**row) for row in rows] for rows in whole[1:]]
         lines = [{"evaluation": identity}, *([asdict(row) for row in rows] for rows in self.done)]
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, "".join(json.dumps(line) + "\n" for line in lines))
 
     def _whole_lines(self) -> list[Any]:
@@ -120,19 +121,6 @@ def read_about(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return about if isinstance(about, dict) else {}
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all, in place of what was there."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with draft.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _score(row: dict[str, str]) -> Score:

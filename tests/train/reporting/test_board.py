@@ -8,8 +8,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lorkd_monailabel.learning.training import Progress
-from train import board
-from train.board import Board
+from train.reporting import board
+from train.reporting.board import Board
 
 
 def told(step: int, **losses: float) -> Progress:

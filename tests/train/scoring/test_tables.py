@@ -1,10 +1,10 @@
-"""Tests of train.tables."""
+"""Tests of train.scoring.tables."""
 
 import re
 
 import pytest
 
-from train.tables import Cell, Table, escaped, latex, markdown
+from train.scoring.tables import Cell, Table, escaped, latex, markdown
 
 TABLE = Table(
     title="DSC & NSD of 100 %",

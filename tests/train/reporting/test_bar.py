@@ -13,8 +13,8 @@ import pytest
 
 from lorkd_monailabel.departments import DEPARTMENT_IDS
 from lorkd_monailabel.learning.training import Progress
-from train import bar
-from train.bar import Bar
+from train.reporting import bar
+from train.reporting.bar import Bar
 
 COLUMNS = 100
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from lorkd_monailabel.departments import DEPARTMENT_IDS
-from train.charts import COLORS, color_of_department, curves, loss_chart, pace_chart, smooth, title_of
-from train.history import Record
+from train.reporting.charts import COLORS, color_of_department, curves, loss_chart, pace_chart, smooth, title_of
+from train.reporting.history import Record
 
 
 def records(count: int, **losses: float) -> list[Record]:

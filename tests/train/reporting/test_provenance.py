@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import lorkd_monailabel
-from train.provenance import CHECKOUT, cores, git_state, portable, provenance, write_provenance
+from train.reporting.provenance import CHECKOUT, cores, git_state, portable, provenance, write_provenance
 from train.settings import DataConfig, DecomposeConfig
 
 
@@ -46,6 +46,13 @@ def test_no_folder_of_the_machine_is_told() -> None:
         "run": "runs/first",
         "steps": 7,
     }
+
+
+def test_what_is_published_tells_no_path() -> None:
+    config = DecomposeConfig(data=DataConfig(cases="/a/b", cache="/c"), output="/d", store="/e", teacher="/f", rank=3)
+    kept = portable(config)
+    assert "/" not in json.dumps(kept)
+    assert (kept["rank"], kept["data"]["spacing_mm"]) == (3, {"default": 3.0})
 
 
 def test_a_run_tells_settings_versions_seed_and_machine(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from lorkd_monailabel.departments import department
-from train.intervals import AVERAGE, LEVEL, METRICS, Estimate, Metric, Part, Summary
-from train.tables import Cell, Table
+from train.scoring.intervals import AVERAGE, LEVEL, METRICS, Estimate, Metric, Part, Summary
+from train.scoring.tables import Cell, Table
 
 COSTS = ("parameters", "parameters_of_one", "gflops")
 

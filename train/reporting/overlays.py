@@ -12,15 +12,17 @@ from torch import Tensor
 
 from lorkd_monailabel.learning.sampler import ROUND, department_at
 from lorkd_monailabel.learning.samples import Sample, Samples
-from train.charts import in_order, title_of
 from train.drafts import draft_of
-from train.picture import color_of, show_slice
+from train.reporting.charts import in_order, title_of
+from train.reporting.picture import color_of, show_slice
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MODALITIES = {"ct": "CT", "mri": "MRI"}
 WINDOW_PERCENTS = (1, 99)
+ABREAST = 3
+"""Names in a row of the legend."""
 
 
 @dataclass(frozen=True)
@@ -113,12 +115,16 @@ def draw(overlay: Overlay) -> bytes:
         raise ValueError(f"overlay {overlay.title!r} has masks of shapes {shapes}; both must have {shape}")
     low, high = np.percentile(overlay.image, WINDOW_PERCENTS)
     width, height = overlay.image.shape
-    figure = Figure(figsize=(5, min(3.4, 1.65 * height / width) + 0.65), layout="constrained")
-    panels = figure.subplots(1, 3)
+    # fixed, in inches: matplotlib's own ways to find the room draw every figure several times
+    tall, head, foot = min(3.4, 1.65 * height / width), 0.25, 0.1 + 0.19 * -(-len(overlay.names) // ABREAST)
+    whole = tall + head + foot
+    figure = Figure(figsize=(5, whole))
+    room = {"left": 0.01, "right": 0.99, "wspace": 0.03, "bottom": foot / whole, "top": 1 - head / whole}
+    panels = figure.subplots(1, 3, gridspec_kw=room)
     drawn = (overlay.reference[:0], overlay.reference, overlay.prediction)
     for panel, title, masks in zip(panels, ("image", "reference", "prediction"), drawn, strict=True):
         show_slice(panel, overlay.image, window=(low, max(high, low + 1e-6)), smooth=True)
-        panel.set_title(title, fontsize=9)
+        panel.set_title(title, fontsize=9, y=1.0)
         frame = {"xlim": panel.get_xlim(), "ylim": panel.get_ylim()}
         for name, mask in zip(overlay.names, masks, strict=False):
             if mask.any():
@@ -126,7 +132,7 @@ def draw(overlay: Overlay) -> bytes:
         panel.set(**frame)  # outlines along the border would widen it
     lines = [Line2D([], [], color=color_of(name), linewidth=2, label=name) for name in overlay.names]
     if lines:
-        figure.legend(handles=lines, loc="outside lower center", ncols=min(3, len(lines)), frameon=False, fontsize=8)
+        figure.legend(handles=lines, loc="lower center", ncols=min(ABREAST, len(lines)), frameon=False, fontsize=8)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=170, metadata={"Software": None})
     return picture.getvalue()

@@ -1,11 +1,11 @@
-"""Tests of train.scores."""
+"""Tests of train.scoring.scores."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from train.scores import Draft, Score, read_about, read_scores, write_scores, write_whole
+from train.scoring.scores import Draft, Score, read_about, read_scores, write_scores
 
 SCORE = Score("ours", "17", "a,b.nii.gz", "abdomen", "ct", "liver", "1x1x3", 0.1 + 0.2, 1 / 3, 12, 10)
 
@@ -46,15 +46,6 @@ def test_a_draft_of_something_else_is_begun_anew(tmp_path: Path, text: str) -> N
     path.write_text(text, encoding="utf-8")
     assert Draft(path, "one").done == []
     assert path.read_text(encoding="utf-8") == '{"evaluation": "one"}\n'
-
-
-def test_what_can_not_be_written_leaves_what_was_there(tmp_path: Path) -> None:
-    path = tmp_path / "text"
-    write_whole(path, "old")
-    with pytest.raises(UnicodeEncodeError):
-        write_whole(path, "\ud800")
-    assert path.read_text(encoding="utf-8") == "old"
-    assert [each.name for each in tmp_path.iterdir()] == ["text"]
 
 
 @pytest.mark.parametrize(("text", "found"), [(None, {}), ("{", {}), ("[]", {}), ('{"gflops": 2}', {"gflops": 2})])

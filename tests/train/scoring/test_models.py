@@ -1,4 +1,4 @@
-"""Tests of train.models: what is evaluated, and what it costs."""
+"""Tests of train.scoring.models: what is evaluated, and what it costs."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +16,7 @@ from lorkd_monailabel.prompts import Target
 from lorkd_monailabel.store import ExpertStore, base_header, write_file
 from lorkd_monailabel.text_encoder import QueryTable
 from lorkd_monailabel.volumes import Grid, Volume, canonical_image
-from train.models import Model, cost_of, open_model
+from train.scoring.models import Model, cost_of, open_model
 
 TRAINED = {"training": {"data": {"spacing_mm": {"default": 3.0, "brain": [1.0, 1.0, 2.0]}}}}
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from train.intervals import METRICS, Estimate
-from train.paper_tables import Run, part_name
+from train.drafts import draft_of
+from train.scoring.intervals import METRICS, Estimate
+from train.scoring.paper_tables import Run, part_name
 
 SPREAD = 0.6
 """Of the room between two departments, how much the runs' dots take."""
@@ -37,10 +38,9 @@ def plot(runs: Sequence[Run], path: Path, *, grid: str) -> None:
     panels[0][0].set_yticks(range(len(parts)), [part_name(part) for part in parts])
     panels[0][0].invert_yaxis()
     figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(runs)))
-    draft = path.with_name(f".{path.name}")
-    figure.savefig(draft, dpi=120, format="png")
+    with draft_of(path) as draft:
+        figure.savefig(draft, dpi=120, format="png")
     pyplot.close(figure)
-    draft.replace(path)
 
 
 def _reach(estimate: Estimate) -> tuple[float, float]:

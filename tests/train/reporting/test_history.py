@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lorkd_monailabel.learning.training import Progress
-from train.history import History, Record, ends, histories, read_history, seconds_at_work
+from train.reporting.history import History, Record, ends, histories, read_history, seconds_at_work
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_a_failed_resume_leaves_the_file_as_it_was(tmp_path: Path) -> None:
 def test_a_sigkill_loses_the_last_line_at_most(root: Path, tmp_path: Path) -> None:
     script = (
         "import sys\nfrom pathlib import Path\n"
-        "from lorkd_monailabel.learning.training import Progress\nfrom train.history import History\n"
+        "from lorkd_monailabel.learning.training import Progress\nfrom train.reporting.history import History\n"
         f"history = History(Path({str(tmp_path / 'joint.jsonl')!r}))\n"
         "for step in range(1, 10**9):\n"
         "    history(Progress(step, 10**9, 1.0, {'brain': 1.0}, 0.0, 1e-3, 1.0, 0.0))\n"

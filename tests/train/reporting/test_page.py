@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from train.page import NOTHING, Cell, Page, number, said, span
+from train.reporting.page import NOTHING, Cell, Page, number, said, span
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
 HOSTILE = "<script src='http://example.org/x.js'>alert(1)</script> & \"quoted\""

@@ -1,6 +1,5 @@
 """Where a run comes from: its settings, the revision of this code, the versions of what it stands on, the machine."""
 
-import json
 import os
 import platform
 import subprocess
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import lorkd_monailabel
-from train.drafts import draft_of
+from lorkd_monailabel.json_files import write_json
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -29,8 +28,7 @@ def write_provenance(
 ) -> dict[str, Any]:
     """Write ``run.json``, whole or not at all; return what stands in it, see ``provenance``."""
     told = provenance(config, seed, device=device)
-    with draft_of(folder / "run.json") as draft:
-        draft.write(f"{json.dumps(told, indent=1)}\n".encode())
+    write_json(folder / "run.json", told)
     return told
 
 

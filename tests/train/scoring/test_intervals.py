@@ -1,4 +1,4 @@
-"""Tests of train.intervals: means and intervals by hand, by simulation and by scipy."""
+"""Tests of train.scoring.intervals: means and intervals by hand, by simulation and by scipy."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from train.intervals import AVERAGE, Part, Resamples
-from train.scores import Score
+from train.scoring.intervals import AVERAGE, Part, Resamples
+from train.scoring.scores import Score
 
 
 def score(

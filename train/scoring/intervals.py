@@ -22,7 +22,7 @@ from zlib import crc32
 import numpy as np
 
 from lorkd_monailabel.departments import departments
-from train.scores import Score
+from train.scoring.scores import Score
 
 Metric = Literal["dsc", "nsd"]
 METRICS: tuple[Metric, ...] = ("dsc", "nsd")

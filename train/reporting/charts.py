@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lorkd_monailabel.departments import DEPARTMENT_IDS, department
-from train.history import WINDOW, Record
+from train.reporting.history import WINDOW, Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,6 +24,7 @@ COLORS = dict(
 """Department -> colour, the same in every chart and table; told apart by those who see no red or green."""
 
 OTHER = "#222222"
+WIDTH = 10.0
 PANELS_ABREAST = 4
 POINTS = 500
 """Most points of a line: more can't be seen in print."""
@@ -81,14 +82,14 @@ def loss_chart(records: Sequence[Record]) -> bytes:
     panels |= {title_of(name): (*line, color_of_department(name)) for name, line in curves(records).items()}
     columns = min(PANELS_ABREAST, max(1, len(panels)))
     rows = max(1, -(-len(panels) // columns))
-    figure = Figure(figsize=(10, 2.1 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    figure = Figure(figsize=(WIDTH, height := 2.1 * rows))
+    axes = figure.subplots(rows, columns, sharey=True, squeeze=False, gridspec_kw=_room(height, rows, columns, 0.2))
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     for place, (title, (steps, losses, color)) in enumerate(panels.items()):
         axis = axes.flat[place]
         _line(axis, steps, losses, color)
-        axis.set_title(title, fontsize=10, loc="left", color=color, fontweight="bold")
+        axis.set_title(title, fontsize=10, loc="left", y=1.0, color=color, fontweight="bold")
         axis.set_xlim(0, records[-1].step)
         if place % columns == 0:
             axis.set_ylabel("loss", fontsize=9)
@@ -106,22 +107,35 @@ def pace_chart(records: Sequence[Record]) -> bytes:
     from matplotlib.figure import Figure
 
     steps = np.array([record.step for record in records])
-    figure = Figure(figsize=(10, 2.4), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 2.4))
     quantities: Mapping[str, Sequence[float]] = {
         "learning rate": [record.learning_rate for record in records],
         "samples per second": [record.samples_per_second for record in records],
         "waiting for samples (% of the time)": [100 * record.waiting for record in records],
     }
-    for axis, (title, values) in zip(figure.subplots(1, 3), quantities.items(), strict=True):
+    axes = figure.subplots(1, 3, gridspec_kw=_room(2.4, 1, 3, 0.6))
+    for axis, (title, values) in zip(axes, quantities.items(), strict=True):
         kept = _thin(len(steps))
         axis.plot(steps[kept], np.array(values)[kept], color="#335577", linewidth=1.4)
-        axis.set_title(title, fontsize=10, loc="left")
+        axis.set_title(title, fontsize=10, loc="left", y=1.0)
         axis.set_xlabel("step", fontsize=9)
         highest = max((value for value in values if math.isfinite(value)), default=1.0)
         axis.set_ylim(0, 1.1 * max(highest, 10.0 if "waiting" in title else 0.0) or 1.0)
-        axis.ticklabel_format(axis="y", scilimits=(-3, 4))
+        axis.yaxis.set_major_formatter("{x:g}")
         _plain(axis)
     return _svg(figure)
+
+
+def _room(height: float, rows: int, columns: int, across: float) -> dict[str, float]:
+    """Give the room around panels, and ``across`` between two columns of them; lengths in inches.
+
+    Fixed: matplotlib's own ways to find the room draw every figure several times.
+    """
+    left, right, top, bottom, down = 0.6, 0.15, 0.3, 0.5, 0.6
+    wide = (WIDTH - left - right - (columns - 1) * across) / columns
+    high = (height - top - bottom - (rows - 1) * down) / rows
+    ends = {"left": left / WIDTH, "right": 1 - right / WIDTH, "top": 1 - top / height, "bottom": bottom / height}
+    return {**ends, "wspace": across / wide, "hspace": down / high}
 
 
 def _line(axis: "Axes", steps: np.ndarray, values: np.ndarray, color: str) -> None:

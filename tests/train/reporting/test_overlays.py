@@ -11,8 +11,8 @@ from matplotlib.image import imread
 from torch import Tensor
 
 from lorkd_monailabel.learning.samples import Sample, Samples
-from train.overlays import Overlay, draw, first_samples, load_overlays, overlays_of, save_overlays
-from train.picture import color_of
+from train.reporting.overlays import Overlay, draw, first_samples, load_overlays, overlays_of, save_overlays
+from train.reporting.picture import color_of
 
 
 def sample(department: str, names: tuple[str, ...], *slices: list[int], annotated: Tensor | None = None) -> Sample:

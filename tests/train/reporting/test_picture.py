@@ -1,7 +1,7 @@
 import nibabel
 import numpy as np
 
-from train.picture import overlay
+from train.reporting.picture import overlay
 
 
 def test_structures_are_drawn_in_their_colours(tmp_path):
