@@ -3,18 +3,19 @@
 from pathlib import Path
 from typing import Any
 
-import qt
+import numpy as np
 import slicer
 import vtk
-from LoRKDLib.annotating import AnnotateSection
-from LoRKDLib.connection import ConnectionSection
-from LoRKDLib.parameters import LoRKDParameterNode
+from LoRKDLib.connecting import ConnectSection
+from LoRKDLib.learning import AnnotateSection, TrainSection
 from LoRKDLib.results import ResultSection
 from LoRKDLib.segmenting import SegmentSection
-from LoRKDLib.session import Session, client_id, remember, remembered
-from LoRKDLib.training import TrainSection
+from LoRKDLib.segments import add_segments, by_value, label_array, new_segmentation, undo
+from LoRKDLib.session import Session, remember, remembered
+from LoRKDLib.typed import AUTO
 from slicer.i18n import tr as _
 from slicer.i18n import translate
+from slicer.parameterNodeWrapper import parameterNodeWrapper
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
     ScriptedLoadableModuleLogic,
@@ -22,6 +23,9 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleWidget,
 )
 from slicer.util import VTKObservationMixin
+
+SAMPLE_SHA256 = "146af87511520c500a3706b7b2bfb545f40d5d04dd180be3a7a2c6940e447433"
+"""Of the abdominal CT that Slicer keeps among its own samples."""
 
 
 class LoRKD(ScriptedLoadableModule):
@@ -31,117 +35,108 @@ class LoRKD(ScriptedLoadableModule):
         ScriptedLoadableModule.__init__(self, parent)
         self.parent.title = "LoRKD"
         self.parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
-        self.parent.dependencies = ["Segmentations", "Terminologies", "SegmentEditor"]
+        self.parent.dependencies = ["Segmentations", "SegmentEditor", "SampleData"]
         self.parent.contributors = ["LoRKD contributors"]
         self.parent.helpText = _(
             "Segments what a text names, with the expert of a department, on a LoRKD server; results can be corrected "
             "and submitted, and experts retrained on them. Not for diagnosis."
         )
         self.parent.acknowledgementText = _("After the method LoRKD, on MONAI Label.")
+        slicer.app.connect("startupCompleted()", register_sample)
+
+
+def register_sample() -> None:
+    """Offer the tutorial's volume in Sample Data."""
+    from SampleData import SampleDataLogic
+
+    SampleDataLogic.registerCustomSampleDataSource(
+        category="LoRKD",
+        sampleName="LoRKDAbdomenCT",
+        uris=f"https://github.com/Slicer/SlicerTestingData/releases/download/SHA256/{SAMPLE_SHA256}",
+        checksums=f"SHA256:{SAMPLE_SHA256}",
+        fileNames="Panoramix-cropped.nrrd",
+        nodeNames="LoRKDAbdomenCT",
+        thumbnailFileName=str(Path(__file__).parent / "Resources" / "Icons" / "LoRKD.png"),
+    )
+
+
+@parameterNodeWrapper
+class LoRKDParameterNode:
+    """What the panel remembers in the scene: on servers that are not ours, the department is the name of a model."""
+
+    volume: slicer.vtkMRMLScalarVolumeNode
+    segmentation: slicer.vtkMRMLSegmentationNode
+    text: str
+    department: str = AUTO
+    modality: str = AUTO
 
 
 class LoRKDWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     """Wires the sections of the panel."""
 
-    def __init__(self, parent: Any = None) -> None:
-        ScriptedLoadableModuleWidget.__init__(self, parent)
-        VTKObservationMixin.__init__(self)
-        self.session: Session | None = None
-        self._gui = None
-
     def setup(self) -> None:
         """Make the panel; nothing is sent and nobody is asked."""
         ScriptedLoadableModuleWidget.setup(self)
+        VTKObservationMixin.__init__(self)
         panel = slicer.util.loadUI(self.resourcePath("UI/LoRKD.ui"))
         self.layout.addWidget(panel)
         self.ui = slicer.util.childWidgetVariables(panel)
         panel.setMRMLScene(slicer.mrmlScene)
-        self.logic = LoRKDLogic()
-        self.session = Session(self.ui.statusLabel.setText)
-        self.connection = ConnectionSection(self.ui, self.session)
+        self.logic, self.session, self._gui = LoRKDLogic(), Session(), 0
+        ConnectSection(self.ui, self.session)
         self.results = ResultSection(self.ui, self.session, lambda text: self.segment.apply(text))
         self.segment = SegmentSection(self.ui, self.session, self.results.show)
-        self.annotate = AnnotateSection(self.ui, self.session)
-        self.train = TrainSection(self.ui, self.session)
-        self.ui.clientEdit.setText(client_id())
-        self.ui.clientEdit.connect("editingFinished()", self._rename)
+        AnnotateSection(self.ui, self.session)
+        TrainSection(self.ui, self.session)
         self.ui.auto3DCheck.setChecked(remembered("auto3D") == "yes")
         self.ui.auto3DCheck.connect("toggled(bool)", lambda on: remember("auto3D", "yes" if on else "no"))
-        self._shortcut = qt.QShortcut(qt.QKeySequence("Ctrl+Return"), panel)
-        self._shortcut.setContext(qt.Qt.WidgetWithChildrenShortcut)
-        self._shortcut.connect("activated()", self._run)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self.onNodeRemoved)
+        scene = slicer.mrmlScene
+        self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(scene, scene.NodeRemovedEvent, self.session.changed)
         self.initializeParameterNode()
 
     def cleanup(self) -> None:
         """Stop everything: the panel goes."""
-        self.segment.cancel()
         self.session.disconnect()
         self.setParameterNode(None)
-        self._shortcut.setEnabled(False)
         self.removeObservers()
 
     def enter(self) -> None:
         """Show the parameters of the scene."""
         self.initializeParameterNode()
-        self._shortcut.setEnabled(True)
 
     def exit(self) -> None:
-        """Leave the keys to other modules; a run goes on."""
-        self._shortcut.setEnabled(False)
+        """Let a run go on; the panel's shortcut needs its focus, so that other modules have all keys."""
 
     def onSceneStartClose(self, _caller: Any, _event: Any) -> None:
         """Stop what works on the scene."""
-        self.segment.cancel()
-        self.results.clear()
+        self.segment.stop()
+        self.results.fill(None, [])
         self.setParameterNode(None)
 
     def onSceneEndClose(self, _caller: Any, _event: Any) -> None:
         """Begin anew."""
         self.initializeParameterNode()
 
-    def onNodeRemoved(self, _caller: Any, _event: Any) -> None:
-        """Show what is missing now; what runs for a volume that is gone is of no use."""
-        run = self.segment.run
-        if run is not None and slicer.mrmlScene.GetNodeByID(run.volume_id) is None:
-            self.segment.cancel()
-            self.session.say(_("Cancelled, because the volume was removed."))
-        if self.session.parameters is not None:
-            self.results.update()
-
     def initializeParameterNode(self) -> None:
         """Take the parameters of the scene, with its first volume where none is chosen."""
         self.setParameterNode(self.logic.getParameterNode())
-        parameters = self.session.parameters
-        if parameters.volume is None:
-            first = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
-            if first is not None and not first.IsA("vtkMRMLLabelMapVolumeNode"):
-                parameters.volume = first
+        if self.session.parameters.volume is None:
+            volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+            volumes = [each for each in volumes if each.GetClassName() == "vtkMRMLScalarVolumeNode"]
+            self.session.parameters.volume = volumes[0] if volumes else None
 
     def setParameterNode(self, parameters: Any) -> None:
         """Let the panel show other parameters, or none."""
-        old = self.session.parameters
-        if old is not None:
-            old.disconnectGui(self._gui)
-            self.removeObserver(old, vtk.vtkCommand.ModifiedEvent, self._changed)
+        if self.session.parameters is not None:
+            self.session.parameters.disconnectGui(self._gui)
+            self.removeObserver(self.session.parameters, vtk.vtkCommand.ModifiedEvent, self.session.changed)
         self.session.parameters = parameters
         if parameters is not None:
             self._gui = parameters.connectGui(self.ui)
-            self.addObserver(parameters, vtk.vtkCommand.ModifiedEvent, self._changed)
+            self.addObserver(parameters, vtk.vtkCommand.ModifiedEvent, self.session.changed)
         self.session.changed()
-
-    def _changed(self, _caller: Any = None, _event: Any = None) -> None:
-        self.session.changed()
-
-    def _run(self) -> None:
-        if self.segment.run is None:
-            self.segment.toggle()
-
-    def _rename(self) -> None:
-        remember("client", self.ui.clientEdit.text.strip())
-        self.ui.clientEdit.setText(client_id())
 
 
 class LoRKDLogic(ScriptedLoadableModuleLogic):
@@ -157,15 +152,29 @@ class LoRKDTest(ScriptedLoadableModuleTest):
 
     def runTest(self) -> None:
         """Run all tests."""
-        import importlib.util
-
-        path = Path(__file__).parent / "Testing" / "Python" / "LoRKDSelfTest.py"
-        spec = importlib.util.spec_from_file_location("LoRKDSelfTest", path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        self.setUp()
-        module.run()
-
-    def setUp(self) -> None:
-        """Begin with an empty scene."""
         slicer.mrmlScene.Clear(0)
+        self.test_an_edited_segment_stays_and_an_unedited_one_gives_way()
+
+    def test_an_edited_segment_stays_and_an_unedited_one_gives_way(self) -> None:
+        """Segments come, are edited, are replaced, and go."""
+        volume = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "ct")
+        slicer.util.updateVolumeFromArray(volume, np.zeros((12, 14, 16), np.int16))
+        result, masks = new_segmentation(volume), np.zeros((2, 12, 14, 16), np.uint8)
+        masks[0, 2:6, 3:8, 4:9] = masks[1, 8:11, 3:8, 4:9] = 1
+        for name, mask in (("liver", masks[0]), ("spleen", masks[1])):
+            result.GetSegmentation().AddEmptySegment(name, name)
+            slicer.util.updateSegmentBinaryLabelmapFromArray(mask, result, name, volume)
+        result.GetSegmentation().CollapseBinaryLabelmaps(True)
+        values = {key: value for value, key in by_value(result).items()}
+
+        first = add_segments(result, None, volume, [values["liver"], values["spleen"]])
+        node = slicer.mrmlScene.GetNodeByID(first.node)
+        array, names = label_array(node, volume)
+        assert names == {"liver": [1], "spleen": [2]}
+        np.testing.assert_array_equal(array, masks[0] + 2 * masks[1])
+        masks[0, 0, 0, 0] = 1
+        slicer.util.updateSegmentBinaryLabelmapFromArray(masks[0], node, first.segments[values["liver"]], volume)
+        second = add_segments(result, node, volume, list(values.values()))
+        assert label_array(node, volume)[1].keys() == {"liver", "liver 2", "spleen"}
+        undo(second)
+        assert label_array(node, volume)[1].keys() == {"liver", "spleen"}

@@ -1,15 +1,13 @@
 """A panel in a scene, and real servers with tiny networks."""
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
-os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
-
 from tests.server.conftest import Server, one_thread, started, wait_for
+from tests.slicer.driving import connect
 from tests.slicer.start import load_module, start
 
 __all__ = ["one_thread"]
@@ -72,9 +70,6 @@ def make_volume(slicer):
 @pytest.fixture
 def panel(qtbot, slicer) -> Iterator[Any]:
     """The panel, not connected."""
-    from LoRKDLib.run import SENT
-
-    SENT.clear()
     widget = load_module().LoRKDWidget()
     qtbot.addWidget(widget.parent)
     widget.setup()
@@ -85,7 +80,5 @@ def panel(qtbot, slicer) -> Iterator[Any]:
 @pytest.fixture
 def connected(qtbot, panel, server) -> Any:
     """The panel, connected to the server."""
-    panel.ui.serverCombo.setEditText(server.url)
-    panel.connection.connect()
-    qtbot.waitUntil(lambda: panel.session.server is not None, timeout=10_000)
+    connect(qtbot, panel, server.url)
     return panel

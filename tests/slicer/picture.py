@@ -1,60 +1,60 @@
-"""Makes the picture of the panel: ``python -m tests.slicer.picture OUTPUT.png``, without a server."""
+"""Pictures of the panel beside Slicer's views: ``python -m tests.slicer.picture`` plays test_story.py and keeps them.
+
+They lie in ``slicer_module/Screenshots`` then, or in the folder that is named.
+"""
 
 import os
 import sys
-import tempfile
 from pathlib import Path
+from typing import Any
+
+PICTURES = "LORKD_PICTURES"
+"""Variable of the environment: the folder for the pictures."""
+ROOT = Path(__file__).parents[2]
+PANEL_WIDTH, VIEW_WIDTH, LEAST_HEIGHT = 460, 420, 760
 
 
-def main(output: str) -> None:
-    """Write a picture of the panel with a made-up answer."""
-    os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
-    from PySide6.QtCore import QSettings
-    from PySide6.QtWidgets import QApplication
+class Pictures:
+    """Writes what a user sees: the panel and four views.
 
-    application = QApplication.instance() or QApplication([])
-    application.setApplicationName("slicer-picture")
-    from tests.slicer.start import load_module, start
+    Args:
+        slicer: with a scene.
+        folder: made if it is missing.
+    """
 
-    with tempfile.TemporaryDirectory() as folder:
-        QSettings.setDefaultFormat(QSettings.Format.IniFormat)
-        QSettings.setPath(QSettings.Format.IniFormat, QSettings.Scope.UserScope, folder)
-        slicer = start(Path(folder))
-        import numpy as np
+    def __init__(self, slicer: Any, folder: Path) -> None:
+        from tests.slicer.views import FourUp
 
-        volume = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "CTACardio")
-        slicer.util.updateVolumeFromArray(volume, np.zeros((8, 8, 8), np.int16))
-        module = load_module()
-        panel = module.LoRKDWidget()
-        panel.setup()
-        from LoRKDLib.results import Row
-        from LoRKDLib.session import Server
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._views = folder, FourUp(slicer)
 
-        department = {"id": "abdomen", "name": "abdomen", "expert": True, "revision": 3, "problem": None}
-        department["structures"] = ["liver", "spleen", "left kidney", "right kidney"]
-        ours = {"version": "0.1.0", "device": "cuda", "departments": [department]}
-        panel.session.server = Server(
-            {"models": {}, "lorkd": ours, "strategies": {"uncertainty_diversity": {}}}, {"x": 1}
-        )
-        panel.ui.serverCombo.setEditText("http://127.0.0.1:8000")
-        panel.ui.promptEdit.setPlainText("left kidney; liver\nspleeen")
-        panel.session.changed()
-        found = "found"
-        panel.results.rows = [
-            Row(("left kidney", "abdomen/0003", "168.2", found)),
-            Row(("liver", "abdomen/0003", "1490.7", found)),
-            Row(("spleeen", "", "", "not understood")),
-            Row(("→ spleen", "", "", "click to segment this instead"), suggestion="spleen"),
-        ]
-        panel.results._fill()
-        panel.session.say("2 of 2 structures found. Not understood: spleeen.")
-        panel.parent.resize(480, 1150)
-        panel.parent.show()
-        application.processEvents()
-        panel.parent.grab().save(output)
-        panel.session.server = None
-        panel.cleanup()
+    def write(self, name: str, panel: Any, segmentation: Any, segments: tuple[str, ...]) -> None:
+        """Write ``name``.png, with the slices through the middle of segments."""
+        from PySide6.QtGui import QImage, QPainter
+
+        widget = panel.parent
+        widget.resize(PANEL_WIDTH, max(LEAST_HEIGHT, widget.layout().totalHeightForWidth(PANEL_WIDTH)))
+        own = widget.grab().toImage()
+        views = self._views.draw(segmentation, segments, (VIEW_WIDTH, own.height() // 2))
+        whole = QImage(own.width() + views.width(), views.height(), QImage.Format.Format_RGB32)
+        painter = QPainter(whole)
+        painter.drawImage(0, 0, own)
+        painter.drawImage(own.width(), 0, views)
+        painter.end()
+        assert whole.save(str(self._folder / f"{name}.png"), "PNG", 0)
+
+    def close(self) -> None:
+        """Take the views away."""
+        self._views.close()
+
+
+def main(folder: str = str(ROOT / "slicer_module" / "Screenshots")) -> int:
+    """Play the story; gives pytest's status."""
+    import pytest
+
+    os.environ[PICTURES] = str(Path(folder).absolute())
+    return pytest.main(["-q", str(Path(__file__).with_name("test_story.py"))])
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    raise SystemExit(main(*sys.argv[1:]))

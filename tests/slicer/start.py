@@ -1,11 +1,14 @@
 """Slicer without its application: the real scene and logics of slicer-core, real Qt, stand-ins for Slicer's widgets."""
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
 STANDINS = Path(__file__).parent / "standins"
 MODULE = Path(__file__).parents[2] / "slicer_module" / "LoRKD"
 
@@ -24,6 +27,10 @@ def start(temporary: Path) -> ModuleType:
     vtk.vtkObject.GlobalWarningDisplayOff()  # the logics miss Slicer's files of terms and colors, and say so
     scene, logic = slicer.vtkMRMLScene(), slicer.vtkSlicerApplicationLogic()
     logic.SetMRMLScene(scene)
+    colors = slicer.vtkMRMLColorLogic()  # grey, with which volumes are shown
+    colors.SetMRMLScene(scene)
+    logic.SetColorLogic(colors)
+    logic.SetModuleLogic("Colors", colors)
     names = {
         "segmentations": "vtkSlicerSegmentationsModuleLogic",
         "volumes": "vtkSlicerVolumesLogic",
@@ -43,7 +50,7 @@ def start(temporary: Path) -> ModuleType:
     slicer.app.temporaryPath = str(temporary)
     slicer.app.applicationLogic = lambda: logic
     slicer.app.testingEnabled = lambda: True
-    slicer.util.setSliceViewerLayers = lambda **_layers: None
+    slicer.app.layoutManager = lambda: None
     return slicer
 
 

@@ -8,10 +8,10 @@ import pytest
 
 
 class Answers(http.server.BaseHTTPRequestHandler):
-    """Answers every request with the status, type and body that its server holds."""
+    """Says at /info/ the status, type and body that its server holds, and has nothing else."""
 
     def do_GET(self):
-        status, kind, body = self.server.reply
+        status, kind, body = self.server.reply if self.path == "/info/" else (404, "text/plain", b"")
         self.server.seen.append(self.headers.get("Authorization"))
         self.send_response(status)
         self.send_header("Content-Type", kind)
@@ -49,6 +49,7 @@ def connect(qtbot, panel, address):
         (403, b"{}", ["ask the operator for a role"]),
         (404, b"nothing", ["does not have that"]),
         (400, b'{"detail": "x must be 1; write 1"}', ["x must be 1; write 1."]),
+        (400, b"", ["refused the request (400)"]),
         (422, b'{"detail": [{"msg": "field required"}]}', ["refused the request (422)", "field required"]),
         (500, b"Internal Server Error", ["answered with an error (500)"]),
         (500, b'{"detail": "why {it} failed"}', ["why {it} failed"]),
@@ -63,7 +64,7 @@ def test_each_answer_has_its_sentence(qtbot, panel, answering, status, body, wor
     answering.reply = (status, "application/json", body)
     said = connect(qtbot, panel, f"127.0.0.1:{answering.server_port}")
     assert [word for word in words if word.lower() not in said.lower()] == [], said
-    assert panel.session.server is None
+    assert panel.ui.departmentCombo.count == 0
     assert not panel.ui.applyButton.enabled
 
 
@@ -79,9 +80,9 @@ def test_what_is_no_address(qtbot, panel):
 
 
 def test_a_server_that_keeps_silent(qtbot, panel, monkeypatch):
-    from LoRKDLib import client
+    from LoRKDLib.client import Client
 
-    monkeypatch.setattr(client.Client.get, "__kwdefaults__", {"seconds": 0.2})
+    monkeypatch.setattr(Client.call, "__kwdefaults__", {"seconds": 0.2, "sending": None})
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -135,15 +136,15 @@ def test_a_token_goes_with_every_call_and_is_not_kept(qtbot, panel, answering, t
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert files
     assert [path for path in files if b"secret-token" in path.read_bytes()] == []
-    node = panel.session.parameters.parameterNode
+    node = panel.logic.getParameterNode().parameterNode
     assert "secret-token" not in str(node)
 
 
 def test_addresses_are_remembered_the_last_first(qtbot, panel, answering):
-    from LoRKDLib.session import addresses
-
     answering.reply = (200, "application/json", b'{"models": {}}')
     connect(qtbot, panel, f":{answering.server_port}")
     connect(qtbot, panel, f"localhost:{answering.server_port}/")
     port = answering.server_port
-    assert addresses() == [f"http://localhost:{port}", f"http://127.0.0.1:{port}"]
+    combo = panel.ui.serverCombo
+    known = [f"http://localhost:{port}", f"http://127.0.0.1:{port}"]
+    assert [combo.itemText(index) for index in range(combo.count)] == known

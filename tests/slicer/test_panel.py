@@ -1,15 +1,16 @@
-"""The panel without a server: parameters, completion, suggestions, the way to the Segment Editor, errors of tokens."""
+"""The panel without a server: parameters, completion, results, the way to the Segment Editor, preferences, cleanup."""
 
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from tests.slicer.start import load_module
+
 
 @pytest.fixture
 def drawn(slicer, panel, make_volume):
-    """A panel whose last run found a liver; gives it and the segment's id."""
-    from LoRKDLib.results import Row
+    """A panel whose last run found a liver, and offers a spleen."""
     from LoRKDLib.segments import add_segments, new_segmentation
 
     volume = make_volume()
@@ -18,62 +19,64 @@ def drawn(slicer, panel, make_volume):
     mask[4:9, 5:12, 6:20] = 1
     key = source.GetSegmentation().AddEmptySegment("", "liver")
     slicer.util.updateSegmentBinaryLabelmapFromArray(mask, source, key, volume)
-    panel.initializeParameterNode()
-    panel.results.added = add_segments(source, None, volume, [1])
+    panel.ui.volumeSelector.setCurrentNode(volume)
+    added = add_segments(source, None, volume, [1])
     slicer.mrmlScene.RemoveNode(source)
-    panel.session.parameters.segmentation = slicer.mrmlScene.GetNodeByID(panel.results.added.node)
-    panel.results.rows = [Row(("liver", "abdomen/0001", "1", "found"), panel.results.added.segments[1])]
-    panel.results._fill()
-    panel.session.changed()
+    panel.ui.segmentationSelector.setCurrentNode(slicer.mrmlScene.GetNodeByID(added.node))
+    liver = (("liver", "abdomen/0001", "1", "found"), added.segments[1], "")
+    panel.results.fill(added, [liver, (("→ spleen", "", "", ""), "", "spleen")])
+    panel.segment_id = added.segments[1]
     return panel
 
 
 def test_the_parameters_survive_saving_and_loading_a_scene(slicer, panel, make_volume):
-    make_volume("saved")
+    volume = make_volume("saved")
     panel.initializeParameterNode()
+    assert panel.ui.volumeSelector.currentNode() is volume
     panel.ui.promptEdit.setPlainText("liver; spleen")
-    panel.session.parameters.department = "thorax"
+    panel.logic.getParameterNode().department = "thorax"
     scene = slicer.mrmlScene
     scene.SetSaveToXMLString(1)
     scene.Commit()
     saved = scene.GetSceneXMLString()
     scene.Clear(0)
-    assert panel.session.parameters.text == ""
     assert panel.ui.promptEdit.plainText == ""
     scene.SetLoadFromXMLString(1)
     scene.SetSceneXMLString(saved)
     scene.Import()
     panel.enter()
-    assert (panel.session.parameters.text, panel.session.parameters.department) == ("liver; spleen", "thorax")
+    assert panel.logic.getParameterNode().department == "thorax"
     assert panel.ui.promptEdit.plainText == "liver; spleen"
-    assert panel.session.parameters.volume.GetName() == "saved"
+    assert panel.ui.volumeSelector.currentNode().GetName() == "saved"
 
 
 def test_a_name_takes_the_place_of_the_phrase_at_the_cursor(panel):
-    import qt
+    from LoRKDLib.segmenting import Completion
 
     edit = panel.ui.promptEdit
     edit.setPlainText("liver; left ki\nspleen")
     cursor = edit.textCursor()
     cursor.setPosition(len("liver; left ki"))
     edit.setTextCursor(cursor)
-    panel.segment._completion.set_names(["left kidney"])
-    panel.segment._completion.offer()
-    panel.segment._completion.insert("left kidney")
+    completion = Completion(edit)
+    completion.set_names(["left kidney"])
+    completion.offer()
+    completion.insert("left kidney")
     assert edit.plainText == "liver; left kidney\nspleen"
-    assert isinstance(panel.segment._completion._completer.model(), qt.QStringListModel)
+    assert edit.textCursor().position() == len("liver; left kidney")
 
 
-def test_a_suggestion_is_segmented_by_a_click(panel, monkeypatch):
-    from LoRKDLib.results import Row
-
+def test_a_suggestion_is_segmented_by_a_click(drawn, monkeypatch):
     asked = []
-    monkeypatch.setattr(panel.results, "_segment", asked.append)
-    panel.results.rows = [Row(("x", "", "", "")), Row(("→ spleen", "", "", ""), suggestion="spleen")]
-    panel.results._fill()
-    panel.ui.resultTable.cellClicked.emit(0, 0)
-    panel.ui.resultTable.cellClicked.emit(1, 0)
+    monkeypatch.setattr(drawn.segment, "apply", asked.append)
+    drawn.ui.resultTable.cellClicked.emit(0, 0)
+    drawn.ui.resultTable.cellClicked.emit(1, 0)
     assert asked == ["spleen"]
+
+
+def test_a_suggestion_without_a_server_is_harmless(drawn):
+    drawn.ui.resultTable.cellClicked.emit(1, 0)
+    assert drawn.ui.applyButton.text == "Apply"
 
 
 def test_a_row_leads_to_its_segment(slicer, drawn):
@@ -81,7 +84,7 @@ def test_a_row_leads_to_its_segment(slicer, drawn):
     node.SetLayoutName("Red")
     before = node.GetSliceToRAS().GetElement(2, 3)
     drawn.ui.resultTable.cellClicked.emit(0, 0)
-    center = drawn.session.parameters.segmentation.GetSegmentCenterRAS(drawn.results.rows[0].segment)
+    center = drawn.ui.segmentationSelector.currentNode().GetSegmentCenterRAS(drawn.segment_id)
     assert node.GetSliceToRAS().GetElement(2, 3) == pytest.approx(center[2], abs=1e-6)
     assert before != pytest.approx(center[2], abs=1)
 
@@ -94,40 +97,38 @@ def test_the_segment_editor_opens_on_the_segment(slicer, drawn, monkeypatch):
     own = SimpleNamespace(widgetRepresentation=lambda: widget)
     monkeypatch.setattr(slicer.modules, "segmenteditor", own, raising=False)
     monkeypatch.setattr(slicer.util, "selectModule", lambda name: seen.__setitem__("module", name))
-    drawn.ui.resultTable.selectRow(0)
     drawn.ui.resultTable.setCurrentCell(0, 0)
     drawn.ui.editButton.click()
-    parameters = drawn.session.parameters
     assert seen == {
         "module": "SegmentEditor",
-        "setSegmentationNode": parameters.segmentation,
-        "setSourceVolumeNode": parameters.volume,
-        "setCurrentSegmentID": drawn.results.rows[0].segment,
+        "setSegmentationNode": drawn.ui.segmentationSelector.currentNode(),
+        "setSourceVolumeNode": drawn.ui.volumeSelector.currentNode(),
+        "setCurrentSegmentID": drawn.segment_id,
     }
 
 
 def test_3d_is_shown_by_a_button(drawn):
-    node = drawn.session.parameters.segmentation
+    node = drawn.ui.segmentationSelector.currentNode()
     drawn.ui.show3DButton.click()
     assert node.GetSegmentation().ContainsRepresentation("Closed surface")
 
 
 def test_a_segmentation_may_be_deleted_before_its_run_is_undone(slicer, drawn):
-    slicer.mrmlScene.RemoveNode(drawn.session.parameters.segmentation)
-    assert drawn.session.parameters.segmentation is None
+    assert drawn.ui.undoButton.enabled
+    slicer.mrmlScene.RemoveNode(drawn.ui.segmentationSelector.currentNode())
     assert not drawn.ui.undoButton.enabled
-    drawn.results.undo()
-    assert drawn.ui.statusLabel.text == "Its segmentation is gone already."
+    assert drawn.ui.undoButton.toolTip == "There is no run to undo."
+    drawn.ui.resultTable.cellClicked.emit(0, 0)
 
 
-def test_the_shortcut_is_the_panels_alone(panel):
-    import qt
+def test_a_new_segmentation_is_beside_its_volume(slicer, make_volume):
+    from LoRKDLib.segments import new_segmentation
 
-    assert panel._shortcut.context == qt.Qt.WidgetWithChildrenShortcut
-    panel.exit()
-    assert not panel._shortcut.enabled
-    panel.enter()
-    assert panel._shortcut.enabled
+    volume = make_volume()
+    tree = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    study = tree.CreateStudyItem(tree.GetSceneItemID(), "study")
+    tree.CreateItem(study, volume)
+    assert tree.GetItemParent(tree.GetItemByDataNode(new_segmentation(volume))) == study
 
 
 def test_nothing_can_be_pressed_before_there_is_a_server(panel):
@@ -136,6 +137,39 @@ def test_nothing_can_be_pressed_before_there_is_a_server(panel):
     assert not any(button.enabled for button in buttons)
     assert ui.applyButton.toolTip == "Connect to a server first."
     assert ui.serverLabel.text == "Not connected."
+
+
+def test_preferences_are_kept_for_the_next_time(qtbot, slicer, panel):
+    first = panel.ui.clientEdit.text
+    assert first.startswith("slicer-")
+    panel.ui.clientEdit.setText(" anna ")
+    panel.ui.clientEdit.editingFinished.emit()
+    assert not panel.ui.auto3DCheck.checked
+    panel.ui.auto3DCheck.setChecked(True)
+    again = load_module().LoRKDWidget()
+    qtbot.addWidget(again.parent)
+    again.setup()
+    assert again.ui.clientEdit.text == "anna"
+    assert again.ui.auto3DCheck.checked
+    again.ui.clientEdit.setText("")
+    again.ui.clientEdit.editingFinished.emit()
+    assert again.ui.clientEdit.text.startswith("slicer-")
+    again.cleanup()
+
+
+def test_cleanup_leaves_no_observer_and_no_shortcut(slicer, panel):
+    from PySide6.QtCore import Qt
+    from PySide6.QtGui import QAction
+
+    parameters = panel.logic.getParameterNode().parameterNode
+    assert len(list(panel.Observations)) == 4
+    (action,) = panel.parent.findChildren(QAction, "applyAction")
+    assert action.shortcut.toString() == "Ctrl+Return"
+    assert action.shortcutContext == Qt.ShortcutContext.WidgetWithChildrenShortcut
+    panel.cleanup()
+    assert list(panel.Observations) == []
+    assert not parameters.HasObserver("ModifiedEvent")
+    panel.initializeParameterNode()
 
 
 @pytest.mark.parametrize(
@@ -148,14 +182,21 @@ def test_nothing_can_be_pressed_before_there_is_a_server(panel):
     ],
 )
 def test_labels_of_models_have_values(panel, labels, values):
-    from LoRKDLib.session import label_values
+    models = {"a": {"type": "segmentation", "labels": labels}, "b": {"type": "deepgrow", "labels": labels}}
+    panel.session.info = {"models": models}
+    assert panel.session.models == {"a": values}
 
-    assert label_values({"labels": labels}) == values
 
+def test_the_tutorials_volume_is_among_the_samples(slicer, monkeypatch):
+    import sys
 
-def test_a_submission_names_values_with_and_without_overlaps(slicer, panel):
-    from LoRKDLib.annotating import described
-
-    plain = described({"spleen": [2], "liver": [1]}, overlap=False)
-    assert plain["label_info"] == [{"name": "liver", "idx": 1}, {"name": "spleen", "idx": 2}]
-    assert described({"a": [1, 3], "b": [2, 3]}, overlap=True)["params"] == {"label_names": {"a": [1, 3], "b": [2, 3]}}
+    seen, begun = {}, {}
+    logic = SimpleNamespace(registerCustomSampleDataSource=seen.update)
+    logic.registerCustomSampleDataSource = lambda **given: seen.update(given)
+    monkeypatch.setitem(sys.modules, "SampleData", SimpleNamespace(SampleDataLogic=logic))
+    monkeypatch.setattr(slicer.app, "connect", begun.__setitem__)
+    load_module().LoRKD(SimpleNamespace())
+    assert seen == {}
+    begun["startupCompleted()"]()
+    assert seen["checksums"].removeprefix("SHA256:") == seen["uris"].rpartition("/")[2]
+    assert seen["uris"].startswith("https://github.com/Slicer/SlicerTestingData/")

@@ -6,6 +6,10 @@ from tests.slicer.start import load_module
 
 
 @pytest.mark.usefixtures("slicer")
-def test_reload_and_test(capsys):
-    load_module().LoRKDTest().runTest()
-    assert "Ran 2 tests" in capsys.readouterr().err
+def test_reload_and_test(monkeypatch):
+    module = load_module()
+    undone = []
+    undo = module.undo
+    monkeypatch.setattr(module, "undo", lambda added: undone.append(added) or undo(added))
+    module.LoRKDTest().runTest()
+    assert len(undone) == 1

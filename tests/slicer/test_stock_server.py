@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.server.conftest import Server, wait_for
+from tests.slicer.driving import connect
 
 APP = """
 import tempfile
@@ -71,20 +72,18 @@ def stock(tmp_path_factory) -> Iterator[Server]:
 def test_its_models_segment_by_value(qtbot, slicer, panel, stock: Server, make_volume, model):
     volume = make_volume()
     ui = panel.ui
-    ui.serverCombo.setEditText(stock.url)
-    ui.connectButton.click()
-    qtbot.waitUntil(lambda: panel.session.server is not None, timeout=20_000)
+    connect(qtbot, panel, stock.url)
     assert "2 segmentation models" in ui.serverLabel.text
     assert not ui.promptEdit.enabled
     assert "takes no text" in ui.promptEdit.toolTip
-    assert "no LoRKD server" in ui.trainButton.toolTip
+    assert "lorkd serve" in ui.trainButton.toolTip
     assert not ui.trainButton.enabled
     panel.initializeParameterNode()
     ui.departmentCombo.setCurrentIndex(ui.departmentCombo.findData(model))
     ui.applyButton.click()
-    qtbot.waitUntil(lambda: panel.segment.run is None, timeout=60_000)
+    qtbot.waitUntil(lambda: ui.applyButton.text == "Apply", timeout=60_000)
 
-    node = panel.session.parameters.segmentation
+    node = ui.segmentationSelector.currentNode()
     array = slicer.util.arrayFromVolume(volume)
     wanted = {"spleen": array > 200, "liver": array < -200}
     segmentation = node.GetSegmentation()
@@ -92,3 +91,4 @@ def test_its_models_segment_by_value(qtbot, slicer, panel, stock: Server, make_v
     for name, mask in wanted.items():
         key = segmentation.GetSegmentIdBySegmentName(name)
         np.testing.assert_array_equal(slicer.util.arrayFromSegmentBinaryLabelmap(node, key, volume) > 0, mask)
+        assert segmentation.GetSegment(key).GetColor() != (0.5, 0.5, 0.5)

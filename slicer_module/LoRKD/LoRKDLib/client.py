@@ -2,181 +2,149 @@
 
 import json
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote, urlencode
 
 import qt
+from slicer.i18n import tr as _
 
-from LoRKDLib.errors import Problem, sentence
+from LoRKDLib.tasks import Awaited, Failure, pause
 
 SECONDS = 20
 """That an answer may take which is no inference, upload or download."""
 
 
-class Answer(NamedTuple):
-    """A successful answer."""
+class Call(Awaited):
+    """A request under way; awaiting it gives the body of the answer, or raises ``Failure``."""
 
-    body: bytes
-    content_type: str
-    disposition: str
+    disposition = ""
+    """Header of the answer that names the file in it."""
 
-    def json(self) -> Any:
-        """Give the body read as JSON, an empty object where it is none."""
-        try:
-            return json.loads(self.body)
-        except ValueError:
-            return {}
-
-
-class Failure(NamedTuple):
-    """An answer that is none: the status of HTTP, 0 without one, and a sentence for the user."""
-
-    status: int
-    text: str
-
-
-Done = Callable[[Answer], None]
-Failed = Callable[[Failure], None]
-
-
-class Call:
-    """A request under way; ``abort`` ends it without a word to anybody."""
-
-    def __init__(
-        self, client: "Client", reply: Any, done: Done, failed: Failed, *, seconds: float, source: Any
-    ) -> None:
-        self._client, self._reply, self._done, self._failed = client, reply, done, failed
-        self._source = source  # a file that is sent must live as long as its request
+    def __init__(self, address: str, reply: Any, seconds: float, sending: Callable[[float], None] | None) -> None:
+        super().__init__(self._stop)
+        self._address, self._reply, self._late = address, reply, False
         self._timer = qt.QTimer()
-        self._late = False
-        reply.connect("finished()", self._finished)
+        self._timer.connect("timeout()", self._time_out)
         if seconds:
-            self._timer.setSingleShot(True)
-            self._timer.connect("timeout()", self._timed_out)
             self._timer.start(int(seconds * 1000))
+        if sending is not None:
+            reply.connect("uploadProgress(qint64,qint64)", lambda done, total: total > 0 and sending(done / total))
+        reply.connect("finished()", self._finish)
 
-    def watch(self, progress: Callable[[int, int], None]) -> None:
-        """Tell how many bytes have been sent, of how many."""
-        self._reply.connect("uploadProgress(qint64,qint64)", progress)
-
-    def abort(self) -> None:
-        """End it now; neither callback is called."""
-        self._done = self._failed = _nothing
+    def _stop(self) -> None:
         if self._reply is not None:
             self._reply.abort()
 
-    def _timed_out(self) -> None:
+    def _time_out(self) -> None:
         self._late = True
-        if self._reply is not None:
-            self._reply.abort()
+        self._stop()
 
-    def _finished(self) -> None:
-        reply, self._reply = self._reply, None
-        if reply is None:
-            return
+    def _finish(self) -> None:
         self._timer.stop()
-        self._client.calls.discard(self)
-        status = int(reply.attribute(qt.QNetworkRequest.HttpStatusCodeAttribute) or 0)
-        error, body = reply.error(), bytes(reply.readAll().data())
-        if self._source is not None:
-            self._source.close()
+        reply, self._reply = self._reply, None
         reply.deleteLater()
-        if error == qt.QNetworkReply.NoError and 200 <= status < 300:
-            kind, name = qt.QNetworkRequest.ContentTypeHeader, qt.QNetworkRequest.ContentDispositionHeader
-            self._done(Answer(body, str(reply.header(kind) or ""), str(reply.header(name) or "")))
+        if self.then is None:  # nobody waits
             return
-        broken = status < 300
-        problem = Problem(
-            self._client.address,
-            status=0 if broken else status,
-            kind="timeout" if self._late else _kinds().get(error, "") if broken else "",
-            body=b"" if broken else body,
-            detail=str(reply.errorString()),
-        )
-        self._failed(Failure(problem.status, sentence(problem)))
+        status = int(reply.attribute(qt.QNetworkRequest.HttpStatusCodeAttribute) or 0)
+        error = qt.QNetworkReply.TimeoutError if self._late else reply.error()
+        body = bytes(reply.readAll().data())
+        if status >= 300:
+            self.end(failure=Failure(refusal(self._address, status, body), status))
+        elif error != qt.QNetworkReply.NoError:
+            self.end(failure=Failure(silence(self._address, error, str(reply.errorString()))))
+        else:
+            self.disposition = str(reply.header(qt.QNetworkRequest.ContentDispositionHeader) or "")
+            self.end(body)
 
 
 class Client:
-    """One server.
+    """One server; a token goes with every request, and is kept in memory only."""
 
-    Args:
-        address: without a slash at its end.
-        token: that goes with every request; empty for none. It is kept in memory only.
-        parent: Qt object that owns the connections.
-    """
+    def __init__(self, address: str, token: str, manager: Any) -> None:
+        self.address, self._token, self._manager = address, token, manager
 
-    def __init__(self, address: str, token: str, parent: Any) -> None:
-        self.address = address
-        self.calls: set[Call] = set()
-        self._token = token
-        self._manager = qt.QNetworkAccessManager(parent)
+    def call(
+        self,
+        verb: str,
+        path: str,
+        body: Any = b"",
+        content_type: str = "application/octet-stream",
+        *,
+        seconds: float = SECONDS,
+        sending: Callable[[float], None] | None = None,
+        **query: str,
+    ) -> Call:
+        """Send a request; the body is bytes or an open file of Qt, ``sending`` is told the share that has been sent.
 
-    def get(self, path: str, done: Done, failed: Failed, *, seconds: float = SECONDS, **query: str) -> Call:
-        """GET a path."""
-        return self._call(self._manager.get(self._request(path, query)), done, failed, seconds)
-
-    def delete(self, path: str, done: Done, failed: Failed) -> Call:
-        """DELETE a path."""
-        return self._call(self._manager.deleteResource(self._request(path, {})), done, failed, SECONDS)
-
-    def post(self, path: str, body: Any, done: Done, failed: Failed) -> Call:
-        """POST an object as JSON."""
-        request = self._request(path, {}, "application/json")
-        return self._call(self._manager.post(request, json.dumps(body).encode()), done, failed, SECONDS)
-
-    def form(self, path: str, form: tuple[str, bytes], done: Done, failed: Failed, **query: str) -> Call:
-        """POST a form, however long the answer takes."""
-        return self._call(self._manager.post(self._request(path, query, form[0]), form[1]), done, failed, 0)
-
-    def put_form(self, path: str, form: tuple[str, bytes], done: Done, failed: Failed, **query: str) -> Call:
-        """PUT a form, however long the answer takes."""
-        return self._call(self._manager.put(self._request(path, query, form[0]), form[1]), done, failed, 0)
-
-    def put_file(self, path: str, name: str, done: Done, failed: Failed, **query: str) -> Call:
-        """PUT a file as it is, piece by piece.
-
-        Raises:
-            OSError: the file can't be read.
+        An answer may take any time if ``seconds`` is 0; the rest is the query of the address.
         """
-        source = qt.QFile(name)
-        if not source.open(qt.QIODevice.ReadOnly):
-            raise OSError(name)
-        request = self._request(path, query, "application/octet-stream")
-        return self._call(self._manager.put(request, source), done, failed, 0, source)
-
-    def close(self) -> None:
-        """Abort what is under way; the object is not used afterwards."""
-        for call in list(self.calls):
-            call.abort()
-        self._manager.deleteLater()
-
-    def _request(self, path: str, query: dict[str, str], content_type: str = "") -> Any:
-        url = self.address + quote(path) + (f"?{urlencode(query)}" if query else "")
-        request = qt.QNetworkRequest(qt.QUrl(url))
+        request = qt.QNetworkRequest(qt.QUrl(f"{self.address}{quote(path)}?{urlencode(query)}".rstrip("?")))
         # a token must not follow to another address
         request.setAttribute(qt.QNetworkRequest.RedirectPolicyAttribute, qt.QNetworkRequest.ManualRedirectPolicy)
-        if content_type:
-            request.setRawHeader(b"Content-Type", content_type.encode())
         if self._token:
             request.setRawHeader(b"Authorization", f"Bearer {self._token}".encode())
-        return request
+        send = getattr(self._manager, {"delete": "deleteResource"}.get(verb, verb))
+        if verb in ("post", "put"):
+            request.setRawHeader(b"Content-Type", content_type.encode())
+        reply = send(request, body) if verb in ("post", "put") else send(request)
+        return Call(self.address, reply, seconds, sending)
 
-    def _call(self, reply: Any, done: Done, failed: Failed, seconds: float, source: Any = None) -> Call:
-        call = Call(self, reply, done, failed, seconds=seconds, source=source)
-        self.calls.add(call)
-        return call
+    async def json(self, verb: str, path: str, told: Any = None, **options: Any) -> Any:
+        """Send JSON, and give that of the answer, or nothing; the options are those of ``call``."""
+        body = await self.call(verb, path, json.dumps(told).encode(), "application/json", **options)
+        try:
+            return json.loads(body)
+        except ValueError:
+            return {}
+
+    async def poll(self, path: str, milliseconds: int, say: Callable[[str], None], **options: Any) -> Any:
+        """Give the JSON of an answer after some time, however long the server keeps silent; that is said."""
+        while True:
+            await pause(milliseconds)
+            try:
+                return await self.json("get", path, **options)
+            except Failure as failure:
+                if failure.status:
+                    raise
+                say(str(failure))
 
 
-def _kinds() -> dict[Any, str]:
-    errors = qt.QNetworkReply
-    return {
-        errors.ConnectionRefusedError: "refused",
-        errors.HostNotFoundError: "host",
-        errors.TimeoutError: "timeout",
-        errors.SslHandshakeFailedError: "tls",
-        errors.RemoteHostClosedError: "closed",
+def silence(address: str, error: Any, detail: str) -> str:
+    """Say why no answer came, by Qt's error, and what to do about it."""
+    kinds = qt.QNetworkReply
+    texts = {
+        kinds.ConnectionRefusedError: _("No server answers at {address}. Start it there, or correct the address."),
+        kinds.HostNotFoundError: _("There is no machine of that name: {address}. Correct the address."),
+        kinds.TimeoutError: _("The server at {address} does not answer in time. Try again, or ask its operator."),
+        kinds.SslHandshakeFailedError: _(
+            "The certificate of {address} is not trusted ({detail}). Nothing was sent; ask the operator."
+        ),
+        kinds.RemoteHostClosedError: _("The server at {address} broke off. See whether it runs, and connect again."),
     }
+    text = texts.get(error, _("The server at {address} can't be reached: {detail}."))
+    return text.format(address=address, detail=detail)
 
 
-def _nothing(_: Any) -> None:
-    """For a call that was aborted."""
+def refusal(address: str, status: int, body: bytes) -> str:
+    """Say why a server refused a request, in its own sentence if there is one, and what to do about it."""
+    texts = {
+        401: _("The server wants a token, or does not know this one. Enter it under Server and connect again."),
+        403: _("This token may not do that. Ask the operator for a role that may."),
+        404: _("{address} does not have that."),
+        409: _("Cancelled on the server."),
+        413: _("That is more than the server takes. Crop the volume, or ask the operator."),
+        429: _("The server is busy with as many requests as it takes. Try again in a while."),
+        503: _("The server is not ready. Try again in a while."),
+        3: _("{address} sends requests on to another address. Enter that one."),
+        4: _("{address} refused the request ({status})."),
+        5: _("{address} answered with an error ({status}). Its log says more; ask the operator."),
+    }
+    text = texts.get(status, texts[status // 100]).format(address=address, status=status)
+    try:
+        detail = json.loads(body)["detail"]
+        if isinstance(detail, list):  # FastAPI's, of what is wrong with a request
+            detail = "; ".join(each["msg"] for each in detail)
+    except (ValueError, KeyError, TypeError):
+        return text
+    detail = str(detail).rstrip(".")
+    return f"{detail}." if status == 400 else _("{text} The server says: {detail}.").format(text=text, detail=detail)

@@ -1,74 +1,52 @@
 """Bodies of several parts, as MONAI Label takes and gives them. Pure Python."""
 
-import email.message
-import email.parser
+import email
 import json
+import re
 import uuid
-from typing import Any, NamedTuple
+from typing import Any
 
 
-class Part(NamedTuple):
-    """A file of a body: its bare name and its content."""
-
-    name: str
-    content: bytes
-
-
-def composed(fields: dict[str, str], files: dict[str, Part]) -> tuple[str, bytes]:
-    """Give the content type and the body of a form.
-
-    Args:
-        fields: name -> text.
-        files: name -> file.
-    """
+def composed(params: dict[str, Any], **files: tuple[str, bytes]) -> tuple[bytes, str]:
+    """Give a form as its body and content type: ``params`` as JSON, and files with their names."""
     boundary = f"lorkd-{uuid.uuid4().hex}"
-    pieces = []
-    for name, text in fields.items():
-        pieces += [f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n', text, "\r\n"]
-    body = "".join(pieces).encode()
-    for name, part in files.items():
-        quoted = part.name.replace('"', "%22").replace("\r", " ").replace("\n", " ")
-        head = f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"; filename="{quoted}"\r\n'
-        body += f"{head}Content-Type: application/octet-stream\r\n\r\n".encode() + part.content + b"\r\n"
-    return f"multipart/form-data; boundary={boundary}", body + f"--{boundary}--\r\n".encode()
+    head = f'--{boundary}\r\nContent-Disposition: form-data; name="'
+    body = f'{head}params"\r\n\r\n{json.dumps(params)}\r\n'.encode()
+    for field, (name, content) in files.items():
+        name = re.sub(r'["\r\n]', "_", name)
+        body += f'{head}{field}"; filename="{name}"\r\nContent-Type: application/octet-stream\r\n\r\n'.encode()
+        body += content + b"\r\n"
+    return body + f"--{boundary}--\r\n".encode(), f"multipart/form-data; boundary={boundary}"
 
 
-def parsed(content_type: str, body: bytes) -> tuple[dict[str, Any], Part | None]:
-    """Give the JSON and the file of an answer to an inference; a server that has no file answers with JSON alone.
+def parsed(body: bytes) -> tuple[dict[str, Any], str, bytes]:
+    """Give the JSON of an answer to an inference, and the name and content of its file, which may have neither.
 
     Raises:
         ValueError: the body is cut off, or is something else.
     """
-    if content_type.startswith("application/json"):
-        return json.loads(body) or {}, None
-    about = email.message.Message()
-    about["Content-Type"] = content_type
-    boundary = about.get_boundary()
-    if about.get_content_maintype() != "multipart" or not boundary:
-        raise ValueError(f"the answer is {content_type or 'of no type'}, not a form")
-    pieces = (b"\r\n" + body).split(f"\r\n--{boundary}".encode())
-    if len(pieces) < 3 or not pieces[-1].startswith(b"--"):
+    boundary = body.partition(b"\r\n")[0]
+    if not boundary.startswith(b"--"):
+        return json.loads(body) or {}, "", b""
+    *pieces, end = (b"\r\n" + body).split(b"\r\n" + boundary)
+    if not end.startswith(b"--"):
         raise ValueError("the answer is cut off")
     params: dict[str, Any] = {}
-    file = None
-    for piece in pieces[1:-1]:
-        head, _, content = piece.removeprefix(b"\r\n").partition(b"\r\n\r\n")
-        headers = email.parser.BytesHeaderParser().parsebytes(head + b"\r\n\r\n")
+    name, found = "", b""
+    for piece in pieces[1:]:
+        head, _, content = piece.partition(b"\r\n\r\n")
+        headers = email.message_from_bytes(head.lstrip())
         if headers.get_filename():
-            file = Part(bare_name(headers.get_filename() or ""), content)
+            name, found = str(headers.get_filename()), content
         elif headers.get_param("name", header="content-disposition") == "params":
             params = json.loads(content) or {}
-    return params, file
+    return params, name, found
 
 
-def file_name(disposition: str) -> str:
-    """Give the bare name in a Content-Disposition header; empty where there is none."""
-    about = email.message.Message()
-    about["Content-Disposition"] = disposition
-    return bare_name(about.get_filename() or "")
+def suffix(name: str) -> str:
+    """Give the one or two suffixes of a file's name or of a header that ends in it.
 
-
-def bare_name(name: str) -> str:
-    """Give the last piece of a file's name: a server must not choose the folder that it is written to."""
-    last = name.replace("\\", "/").rpartition("/")[2].replace("\0", "")
-    return "" if last in (".", "..") else last
+    They are letters and digits: a server chooses how a file is read, never where it is written.
+    """
+    found = re.search(r'((?:\.\w{1,9}){1,2})"?\s*$', name)
+    return found[1] if found else ""

@@ -1,153 +1,109 @@
 """The sections Result and Correct: a row a phrase, 3D, the way to the Segment Editor, and the way back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import qt
 import slicer
 from slicer.i18n import tr as _
 
-from LoRKDLib.segments import Added, add_segments, by_value, read_result, undo
-from LoRKDLib.session import Session, label_values
+from LoRKDLib.segments import Added, add_segments, by_value, result_of, undo
+from LoRKDLib.session import Section, Session
+
+Row = tuple[tuple[str, str, str, str], str, str]
+"""Of the table: its cells, the id of the segment that it stands for, and the text that it offers; both may be empty."""
 
 
-class Row(NamedTuple):
-    """A row of the table: its cells, and the segment it stands for or the text it offers; both may be empty."""
-
-    cells: tuple[str, str, str, str]
-    segment: str = ""
-    suggestion: str = ""
-
-
-class ResultSection:
-    """Puts results into the scene.
-
-    Args:
-        ui: of the panel.
-        session: shared state.
-        segment: runs the text of a suggestion.
-    """
+class ResultSection(Section):
+    """Puts results into the scene; ``segment`` runs the text of a suggestion."""
 
     def __init__(self, ui: Any, session: Session, segment: Callable[[str], None]) -> None:
-        self.ui, self.session, self._segment = ui, session, segment
-        self.rows: list[Row] = []
-        self.added: Added | None = None
-        ui.resultTable.setHorizontalHeaderLabels([_("Structure"), _("Expert"), _("ml"), _("State")])
-        ui.resultTable.horizontalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
+        super().__init__(ui, session, ui.statusLabel)
+        self._segment = segment
+        self._added: Added | None = None
+        self._rows: list[Row] = []
         ui.resultTable.horizontalHeader().setStretchLastSection(True)
-        ui.resultTable.connect("cellClicked(int,int)", self.clicked)
-        ui.undoButton.connect("clicked()", self.undo)
-        ui.editButton.connect("clicked()", self.edit)
-        session.listeners.append(self.update)
+        ui.resultTable.connect("cellClicked(int,int)", self._go)
+        ui.undoButton.connect("clicked()", self._undo)
+        ui.editButton.connect("clicked()", self._edit)
 
     def show(self, told: dict[str, Any], path: Path, volume: Any) -> None:
-        """Add what was found to the segmentation, and say what became of each phrase."""
+        """Add what was found in a volume to the segmentation, and say what became of each phrase.
+
+        Servers that are not ours say nothing of phrases: all labels of their model were asked for.
+        """
         about, parameters = told.get("lorkd") or {}, self.session.parameters
-        server = self.session.server
-        names = told.get("label_names") or (label_values(server.models().get(parameters.department, {})))
-        try:
-            result = read_result(path, names)
-        except OSError:
-            self.session.say(_("The file with the segments can't be read. Try again."))
-            return
-        try:
+        names = told.get("label_names") or self.session.models.get(parameters.department, {})
+        with result_of(path, names) as result:
             there = by_value(result)
             answers = about.get("answers") or [
                 {"structure": name, "status": "found" if value in there else "absent", "value": value}
                 for name, value in names.items()
             ]
             found = [each["value"] for each in answers if each["status"] == "found" and each["value"] in there]
-            self.added = add_segments(result, parameters.segmentation, volume, found) if found else None
-        finally:
-            slicer.mrmlScene.RemoveNode(result)
-        if self.added:
-            node = slicer.mrmlScene.GetNodeByID(self.added.node)
-            parameters.segmentation = node
+            added = add_segments(result, parameters.segmentation, volume, found) if found else None
+        if added:
+            parameters.segmentation = slicer.mrmlScene.GetNodeByID(added.node)
             if self.ui.auto3DCheck.checked:
-                node.CreateClosedSurfaceRepresentation()
-        self.rows = list(self._rows(answers, about.get("not_understood") or []))
-        self._fill()
-        self.session.say(self._summary(answers, about))
-        self.update()
+                parameters.segmentation.CreateClosedSurfaceRepresentation()
+        missed = about.get("not_understood") or []
+        said = _("{found} of {asked} structures found.").format(found=len(found), asked=len(answers))
+        if missed:
+            said += " " + _("Not understood: {list}.").format(list=", ".join(each["phrase"] for each in missed))
+        self.say(f"{said} {about.get('fallback') or ''}".strip())
+        self.fill(added, list(_rows(answers, missed, added.segments if added else {})))
 
-    def _rows(self, answers: list[dict[str, Any]], missed: list[dict[str, Any]]) -> Any:
-        words = {"found": _("found"), "absent": _("not found in this volume"), "no expert": _("no expert knows it")}
-        for each in answers:
-            ml = f"{each['ml']:.1f}" if each["status"] == "found" and "ml" in each else ""
-            key = self.added.segments.get(each["value"], "") if self.added else ""
-            yield Row((each["structure"], each.get("expert") or "", ml, words.get(each["status"], "")), key)
-        for each in missed:
-            yield Row((each["phrase"], "", "", _("not understood")))
-            for name in each["candidates"]:
-                yield Row((f"→ {name}", "", "", _("click to segment this instead")), suggestion=name)
-
-    def _summary(self, answers: list[dict[str, Any]], about: dict[str, Any]) -> str:
-        found = sum(each["status"] == "found" for each in answers)
-        text = _("{found} of {asked} structures found.").format(found=found, asked=len(answers))
-        if about.get("not_understood"):
-            text += " " + _("Not understood: {phrases}.").format(
-                phrases=", ".join(each["phrase"] for each in about["not_understood"])
-            )
-        return f"{text} {about['fallback']}" if about.get("fallback") else text
-
-    def _fill(self) -> None:
-        table = self.ui.resultTable
-        table.setRowCount(len(self.rows))
-        for index, row in enumerate(self.rows):
-            for column, text in enumerate(row.cells):
+    def fill(self, added: Added | None, rows: list[Row]) -> None:
+        """Show what a run did."""
+        self._added, self._rows, table = added, rows, self.ui.resultTable
+        table.setRowCount(len(rows))
+        for index, (cells, _segment, _suggestion) in enumerate(rows):
+            for column, text in enumerate(cells):
                 table.setItem(index, column, qt.QTableWidgetItem(text))
+        table.resizeColumnsToContents()
+        self.session.changed()
 
-    def clicked(self, index: int, _column: int) -> None:
-        """Go to a segment in the slices, or segment a suggestion."""
-        row = self.rows[index]
-        if row.suggestion and not self.session.busy:
-            self._segment(row.suggestion)
-        node = self._segmentation()
-        if row.segment and node is not None and node.GetSegmentation().GetSegment(row.segment):
-            center = node.GetSegmentCenterRAS(row.segment)
-            if center is not None:
-                slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *center)
-        self.update()
+    def _go(self, index: int, _column: int) -> None:
+        """Segment a suggestion, or go to a segment in the slices."""
+        (_cells, segment, suggestion), node = self._rows[index], self._node()
+        if suggestion:
+            self._segment(suggestion)
+        elif node is not None and node.GetSegmentation().GetSegment(segment):
+            slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *node.GetSegmentCenterRAS(segment))
 
-    def undo(self) -> None:
-        """Take the last run back."""
-        if self.added is not None and self.session.parameters is not None:
-            done, self.added = undo(self.added), None
-            self.rows = []
-            self._fill()
-            self.session.say(_("The last run was undone.") if done else _("Its segmentation is gone already."))
-            self.update()
+    def _undo(self) -> None:
+        undo(self._added)
+        self.fill(None, [])
+        self.say(_("The last run was undone."))
 
-    def edit(self) -> None:
+    def _edit(self) -> None:
         """Open the Segment Editor on the selected segment, with the volume it was made of."""
-        parameters = self.session.parameters
         slicer.util.selectModule("SegmentEditor")
         editor = slicer.modules.segmenteditor.widgetRepresentation().self().editor
-        editor.setSegmentationNode(parameters.segmentation)
-        editor.setSourceVolumeNode(parameters.volume)
+        editor.setSegmentationNode(self.session.parameters.segmentation)
+        editor.setSourceVolumeNode(self.session.parameters.volume)
         index = self.ui.resultTable.currentRow()
-        if 0 <= index < len(self.rows) and self.rows[index].segment:
-            editor.setCurrentSegmentID(self.rows[index].segment)
-
-    def clear(self) -> None:
-        """Forget the last run: the scene it stands in is closed."""
-        self.added, self.rows = None, []
-        self._fill()
+        if index >= 0 and self._rows[index][1]:
+            editor.setCurrentSegmentID(self._rows[index][1])
 
     def update(self) -> None:
         """Show what can be done now."""
-        parameters = self.session.parameters
-        node = parameters.segmentation if parameters is not None else None
-        self.ui.show3DButton.setSegmentationNode(node)
-        self.ui.undoButton.setEnabled(self._segmentation() is not None)
-        ready = node is not None and parameters.volume is not None
-        self.ui.editButton.setEnabled(ready)
-        self.ui.editButton.setToolTip(
-            _("Open the selected segment with its volume.")
-            if ready
-            else _("There is no segmentation yet; segment something first.")
-        )
+        self.ui.show3DButton.setSegmentationNode(self.session.parameters.segmentation)
+        self.offer(self.ui.undoButton, "" if self._node() else _("There is no run to undo."))
+        self.offer(self.ui.editButton, self.session.missing("volume", "segmentation"))
 
-    def _segmentation(self) -> Any:
-        return slicer.mrmlScene.GetNodeByID(self.added.node) if self.added else None
+    def _node(self) -> Any:
+        return slicer.mrmlScene.GetNodeByID(self._added.node) if self._added else None
+
+
+def _rows(answers: list[dict[str, Any]], missed: list[dict[str, Any]], segments: dict[int, str]) -> Iterator[Row]:
+    states = {"found": _("found"), "absent": _("not found in this volume"), "no expert": _("no expert knows it")}
+    for each in answers:
+        ml = f"{each['ml']:.1f}" if each["status"] == "found" and "ml" in each else ""
+        cells = (each["structure"], each.get("expert") or "", ml, states.get(each["status"], ""))
+        yield cells, segments.get(each["value"], ""), ""
+    for each in missed:
+        yield (each["phrase"], "", "", _("not understood")), "", ""
+        for name in each["candidates"]:
+            yield (f"→ {name}", "", "", _("click to segment this instead")), "", name
