@@ -19,6 +19,7 @@ from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.exception import MONAILabelException
 from monailabel.interfaces.tasks.infer_v2 import InferTask
+from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
@@ -35,8 +36,10 @@ from lorkd_monailabel.sliding_window import Cancelled
 from lorkd_monailabel.sources.opening import open_studies
 from lorkd_monailabel.sources.uploads import with_volume
 from lorkd_monailabel.store import ExpertStore
+from lorkd_monailabel.tasks.aliases import aliases_of, with_aliases
 from lorkd_monailabel.tasks.case_queue import CaseQueue
 from lorkd_monailabel.tasks.infer import DepartmentTask, TextTask
+from lorkd_monailabel.tasks.scoring import Agreement, Uncertainty
 from lorkd_monailabel.tasks.strategies import ByScores, First, Random
 from lorkd_monailabel.tasks.train import DecomposeTask, FinetuneTask, Training
 from lorkd_monailabel.tasks.training.place import Place
@@ -48,6 +51,7 @@ CONF = {
     "training": "folder of unfinished trainings and prepared cases; model/training in the app directory",
     "foundation": "file of the foundation that the task decompose takes apart; without it there is no such task",
     "reservation_minutes": "how long an annotator has a case that was given out, unless it is asked for again; 30",
+    "aliases": "other names of models, train tasks, strategies and scoring methods: NAME=TASK, …",
     "tokens": "file of the tokens that requests need; without it this machine alone is served",
     "open": "true serves other machines without tokens",
     "allow": "parts of MONAI Label that are off by default: proxy, models, reload",
@@ -69,7 +73,7 @@ class LoRKDApp(MONAILabelApp):
         conf: see ``CONF``.
 
     Raises:
-        ValueError: the device is unknown or not there.
+        ValueError: the device is unknown or not there, or the aliases are none.
     """
 
     queue: CaseQueue | None = None  # where the operator switched active learning off
@@ -88,6 +92,7 @@ class LoRKDApp(MONAILabelApp):
         self.audit = Audit(self.store.folder / "audit.jsonl")
         self.predictor = Predictor(self.store, device=checked_device(conf.get("device"), option="--conf device"))
         self.jobs = Jobs()
+        self.aliases = aliases_of(conf.get("aliases", ""))
         super().__init__(
             app_dir=app_dir,
             studies=studies,
@@ -96,6 +101,7 @@ class LoRKDApp(MONAILabelApp):
             description="Department experts for text-prompted 3D segmentation",
             version=__version__,
         )
+        self._auto_update_scoring = False  # what our strategies need is scored when somebody asks for it
 
     def init_datastore(self) -> Datastore:
         """Opens the studies: our own form of folders and of DICOMweb archives, MONAI Label's of XNAT and DSA."""
@@ -106,7 +112,7 @@ class LoRKDApp(MONAILabelApp):
         tasks: dict[str, InferTask] = {
             each.id: DepartmentTask(each, self.predictor, self.jobs) for each in departments()
         }
-        return {**tasks, "lorkd": TextTask(self.predictor, self.jobs)}
+        return with_aliases({**tasks, "lorkd": TextTask(self.predictor, self.jobs)}, self.aliases)
 
     def init_trainers(self) -> dict[str, TrainTask]:
         """Makes the train tasks; MONAI Label shows those that have something to train when it is asked."""
@@ -121,7 +127,7 @@ class LoRKDApp(MONAILabelApp):
         tasks = [*(FinetuneTask(each, place, self.audit) for each in departments()), DecomposeTask(place, self.audit)]
         self.runs = Runs(folder, app_dir=self.app_dir, studies=self.studies, conf=self.conf, check=self.check_training)
         take_over(self.runs)
-        return {task.name: task for task in tasks}
+        return with_aliases({task.name: task for task in tasks}, self.aliases)
 
     def check_training(self, request: Mapping[str, Any]) -> None:
         """Refuses a training before a process is started for it.
@@ -153,7 +159,14 @@ class LoRKDApp(MONAILabelApp):
             seconds=60 * reservation_minutes(self.conf.get("reservation_minutes")),
         )
         by_scores = {name: ByScores(queue, name) for name in STRATEGIES}
-        return {"random": Random(queue), "first": First(queue), **by_scores}
+        return with_aliases({"random": Random(queue), "first": First(queue), **by_scores}, self.aliases)
+
+    def init_scoring_methods(self) -> dict[str, ScoringMethod]:
+        """Makes what a client may ask to be scored."""
+        methods: dict[str, ScoringMethod] = {"dice": Agreement(self.audit.reference)}
+        if self.queue:
+            methods["uncertainty"] = Uncertainty(self.queue)
+        return with_aliases(methods, self.aliases)
 
     def on_save_label(self, image_id: str, label_id: str) -> None:
         """Ends the reservation of an image that has its final label now."""
@@ -219,6 +232,15 @@ class LoRKDApp(MONAILabelApp):
         """
         with client_errors():
             return super().train(request)
+
+    def scoring(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        """Runs a scoring method.
+
+        Raises:
+            HTTPException: 400 for a request that cannot be met.
+        """
+        with client_errors():
+            return super().scoring(request, datastore)
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
         """Chooses the next image to annotate; empty where every image has a label.

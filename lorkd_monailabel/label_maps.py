@@ -221,7 +221,12 @@ def write_label_map(label_map: LabelMap, path: str | Path) -> None:
 
 
 def _write_nifti(label_map: LabelMap, path: Path) -> None:
-    image = nibabel.Nifti1Image(label_map.array, label_map.grid.affine)
+    # NIfTI has the first axis innermost; of all the nothing around the structures only the order changes
+    array = np.zeros(label_map.array.shape, label_map.array.dtype, order="F")
+    box = bounding_box(label_map.array > 0)
+    if box is not None:
+        array[box] = label_map.array[box]
+    image = nibabel.Nifti1Image(array, label_map.grid.affine)
     image.header.set_xyzt_units("mm")
     image.set_sform(label_map.grid.affine, code=1)
     image.set_qform(label_map.grid.affine, code=1)

@@ -36,6 +36,9 @@ def add_to(subparsers: Subparsers) -> None:
         help=f"folder of bases and experts (default: {SERVERS_STORE}, at first a copy of the shipped store)",
     )
     add_device(parser)
+    parser.add_argument(
+        "--foundation", type=Path, metavar="FILE", help="of the train task decompose (default: there is no such task)"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine)")
     parser.add_argument("--port", type=int, default=8000, help="default: 8000")
     parser.add_argument(
@@ -69,11 +72,14 @@ def run(arguments: argparse.Namespace) -> int:
         from lorkd_monailabel.devices import checked_device
 
         checked_device(arguments.device)
+    if arguments.foundation is not None and not arguments.foundation.is_file():
+        raise FileNotFoundError(f"foundation {arguments.foundation} is not a file that exists; check --foundation")
     app = APP if arguments.work is None else work_folder(arguments.work)
     command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", studies]
     command += ["--host", arguments.host, "--port", str(arguments.port)]
     command += [] if store is None else ["--conf", "store", str(store)]
     command += ["--conf", "device", arguments.device] if arguments.device else []
+    command += ["--conf", "foundation", str(arguments.foundation.resolve())] if arguments.foundation else []
     command += ["--conf", "tokens", str(tokens)] if tokens else []
     command += ["--conf", "open", "true"] if arguments.open and not arguments.plain else []
     command += [part for key, value in arguments.conf for part in ("--conf", key, value)]

@@ -17,6 +17,11 @@ NAMES = ("image", "label", "id", "tag", "session_id")
 ANY_PATH = "path"
 """Part of an address that may have slashes."""
 
+WITH_BODY = ("POST", "PUT", "PATCH")
+"""Methods; what others say of a body is a left-over of the client's last request, and none will come."""
+
+SESSION = "/session/"
+
 
 class Bodies:
     """Middleware: refuses names that are paths, bodies that are too large, and JSON that is not sound.
@@ -36,8 +41,10 @@ class Bodies:
         """Answers 400 or 413 itself, or passes the request on."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
+        if (scope["method"], visit().route) == ("PUT", SESSION):
+            scope, receive = await with_own_boundary(scope, receive)
         headers = Headers(scope=scope)
-        is_json = "json" in headers.get("content-type", "").lower()
+        is_json = scope["method"] in WITH_BODY and "json" in headers.get("content-type", "").lower()
         limit = self.params_bytes if is_json else self.upload_bytes
         try:
             check_address(scope)
@@ -81,6 +88,21 @@ def too_large(limit: int) -> HTTPException:
     return HTTPException(413, f"the body is larger than {size}; the operator may raise the limit")
 
 
+async def with_own_boundary(scope: Scope, receive: Receive) -> tuple[Scope, Receive]:
+    """Read a form's boundary from the form: MONAI Label's client, signed in, sends the header of its last request.
+
+    Returns:
+        The scope, and what gives the body from its beginning.
+    """
+    message = await receive()
+    line, end, _ = message.get("body", b"").partition(b"\r\n")
+    if end and line.startswith(b"--") and len(line) < 80:
+        others = [(key, value) for key, value in scope["headers"] if key != b"content-type"]
+        form = b'multipart/form-data; boundary="' + line[2:].replace(b'"', b"") + b'"'
+        scope = {**scope, "headers": [*others, (b"content-type", form)]}
+    return scope, beginning_with(message, receive)
+
+
 def counted(receive: Receive, limit: int) -> Receive:
     """Pass a body on until it is too large, whatever its header says."""
     seen = 0
@@ -121,13 +143,18 @@ async def checked(receive: Receive) -> Receive:
     check_value(value, key="the body")
     if isinstance(value, dict) and isinstance(value.get("client_id"), str):
         visit().client = value["client_id"][:100]
+    return beginning_with({"type": "http.request", "body": body, "more_body": False}, receive)
+
+
+def beginning_with(message: Message, receive: Receive) -> Receive:
+    """Give a message once more, and then what comes after it."""
     first = True
 
     async def again() -> Message:
         nonlocal first
         if first:
             first = False
-            return {"type": "http.request", "body": body, "more_body": False}
+            return message
         return await receive()
 
     return again

@@ -22,6 +22,7 @@ from lorkd_monailabel.front_door.offload import offload, offload_inference
 from lorkd_monailabel.front_door.options import DoorOptions, door_options
 from lorkd_monailabel.front_door.proxy import proxied
 from lorkd_monailabel.front_door.record import Record
+from lorkd_monailabel.front_door.stock import take_places
 from lorkd_monailabel.front_door.tokens import TokenFile
 from lorkd_monailabel.front_door.users import Users, realm_of
 
@@ -88,6 +89,7 @@ def _monai_labels(options: DoorOptions) -> FastAPI:
 
     guarded = (activelearning, batch_infer, datastore, infer, model, scoring, session, train, wsi_infer)
     guard_all({module.__name__.rpartition(".")[2]: module for module in guarded}, options)
+    take_places(logs.router, model, train)
     proxy.proxy_dicom = proxied
     for endpoints in (infer, wsi_infer):
         offload_inference(endpoints.router)

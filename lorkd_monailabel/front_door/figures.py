@@ -62,9 +62,9 @@ class _Now:
             memory.add_metric([f"cuda:{number}", "used"], total - free)
             memory.add_metric([f"cuda:{number}", "total"], total)
         yield memory
-        revisions = GaugeMetricFamily(f"{NAMESPACE}_revision", "Newest revision of an expert", labels=["department"])
+        revisions = GaugeMetricFamily(f"{NAMESPACE}_revision", "Served revision of an expert", labels=["department"])
         for department in self.app.store.departments():
-            revisions.add_metric([department], self.app.store.newest(department) or 0)
+            revisions.add_metric([department], self.app.store.served(department) or 0)
         yield revisions
 
 

@@ -78,6 +78,9 @@ def guard_all(endpoints: Mapping[str, Any], options: DoorOptions) -> None:
         check_upload(next(arguments[key] for key in ("file", "label") if key in arguments))
         checked_object(arguments["params"], key="params", limit=limit)
 
+    def all_tasks(arguments: Mapping[str, Any]) -> None:
+        check_options(arguments["params"], FORBIDDEN_FOR_TASKS)
+
     def info(arguments: Mapping[str, Any]) -> None:
         checked_object(arguments["info"], key="info", limit=limit)
 
@@ -91,11 +94,11 @@ def guard_all(endpoints: Mapping[str, Any], options: DoorOptions) -> None:
     remove_afterwards(endpoints["datastore"], "download_dataset")
     guard(endpoints["session"], "create_session", lambda arguments: check_session(arguments, options.upload_bytes))
     guard(endpoints["batch_infer"], "run", check_batch, change=one_device)
-    guard(endpoints["train"], "run", lambda arguments: check_options(arguments["params"], FORBIDDEN_FOR_TASKS))
+    guard(endpoints["train"], "run", all_tasks)
     guard(endpoints["train"], "run_model", lambda arguments: check_task(arguments, "model", "_trainers"))
-    guard(endpoints["scoring"], "run_method", lambda arguments: check_task(arguments, "method", "_scoring_methods"))
+    guard(endpoints["scoring"], "run", all_tasks, change=at_once)
+    guard(endpoints["scoring"], "run_method", check_scoring, change=at_once)
     guard(endpoints["activelearning"], "sample", lambda arguments: check_options(arguments["params"], {"strategy"}))
-    guard(endpoints["model"], "update_model", lambda arguments: check_upload(arguments["file"], any_kind=True))
 
 
 def remove_afterwards(module: Any, name: str) -> None:
@@ -142,13 +145,18 @@ def check_inference(arguments: Mapping[str, Any], limit: int) -> None:
 
 
 def in_their_terms(arguments: dict[str, Any]) -> None:
-    """Put what only we have into MONAI Label's terms: a volume sent ahead is an image, DICOM SEG the kind of a file."""
+    """Put what only we have into MONAI Label's terms: a volume sent ahead is an image, DICOM SEG the kind of a file.
+
+    The job is the user's where a token told who that is, whatever the client calls itself.
+    """
     options = json.loads(arguments["params"] or "{}")
     if options.get("volume") and not arguments["image"]:
         arguments["image"] = "volume"  # any name will do: the app takes the volume
     if arguments["output"] == "dicom_seg":
-        arguments["params"] = json.dumps({**options, "result_extension": ".dcm"})
-        arguments["output"] = "image"
+        options["result_extension"], arguments["output"] = ".dcm", "image"
+    if visit().user:
+        options["client_id"] = visit().user
+    arguments["params"] = json.dumps(options)
 
 
 def check_source(image: str, session_id: str, file: Any, volume: Any = None) -> None:
@@ -202,6 +210,16 @@ def check_task(arguments: Mapping[str, Any], key: str, tasks: str) -> None:
 def check_batch(arguments: Mapping[str, Any]) -> None:
     """Check a request to infer on many images. See ``check_task``."""
     check_task(arguments, "model", "_infers")
+
+
+def check_scoring(arguments: Mapping[str, Any]) -> None:
+    """Check a request to score. See ``check_task``."""
+    check_task(arguments, "method", "_scoring_methods")
+
+
+def at_once(arguments: dict[str, Any]) -> None:
+    """Let the server itself score: a process of its own takes seconds to start, and knows of no other job."""
+    arguments["run_sync"] = True
 
 
 def one_device(arguments: dict[str, Any]) -> None:

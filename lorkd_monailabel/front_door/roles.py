@@ -32,7 +32,7 @@ viewer     PUT     /session/
 viewer     DELETE  /session/{session_id}
 viewer     GET     /lorkd/jobs  /lorkd/jobs/{job_id}  /lorkd/vocabulary  /lorkd/volumes/{sha256}
 viewer     GET     /lorkd/experts  /lorkd/experts/{department}  /lorkd/experts/{department}/diff
-viewer     GET     /lorkd/experts/{department}/{revision}  /lorkd/training
+viewer     GET     /lorkd/experts/{department}/{revision}  /lorkd/training  /lorkd/training/departments
 viewer     POST    /lorkd/resolve
 viewer     PUT     /lorkd/volumes
 viewer     DELETE  /lorkd/jobs/{job_id}

@@ -1,4 +1,7 @@
-"""What the server does and what waits: progress for those who asked, and a way to stop it."""
+"""What the server does and what waits: progress for those who asked, and a way to stop it.
+
+Where requests need tokens, who is no trainer has to do with his own jobs alone; of others he does not even hear.
+"""
 
 from typing import Literal
 
@@ -6,6 +9,8 @@ from fastapi import APIRouter, HTTPException
 from pydantic import BaseModel, ConfigDict, Field
 
 from lorkd_monailabel import jobs
+from lorkd_monailabel.front_door.roles import Role
+from lorkd_monailabel.front_door.visits import visit
 
 router = APIRouter(prefix="/jobs", tags=["Jobs"])
 
@@ -35,8 +40,11 @@ class Cancellation(BaseModel):
 
 @router.get("", summary="List the jobs")
 async def all_jobs() -> list[JobStatus]:
-    """Give those that run, those that wait in their order, and those that ended within ten minutes, last first."""
-    return [JobStatus.model_validate(status) for status in _jobs().all()]
+    """Give those that run, those that wait in their order, and those that ended within ten minutes, last first.
+
+    With tokens, a viewer or annotator gets his own.
+    """
+    return [JobStatus.model_validate(status) for status in _jobs().all() if _may_see(status)]
 
 
 @router.get("/{job_id}", summary="Ask how far a job is")
@@ -44,7 +52,7 @@ async def one_job(job_id: str) -> JobStatus:
     """Give the state of a job.
 
     A client that chose its id may ask while its request is pending; before the request has reached the queue, and ten
-    minutes after its end, the answer is 404.
+    minutes after its end, the answer is 404; with tokens also to a viewer or annotator who asks for another's.
     """
     return JobStatus.model_validate(_known(job_id))
 
@@ -58,9 +66,14 @@ async def cancel_job(job_id: str) -> Cancellation:
 
 def _known(job_id: str) -> jobs.JobStatus:
     status = _jobs().get(job_id)
-    if status is None:
+    if status is None or not _may_see(status):
         raise HTTPException(404, f"job {job_id!r} is unknown, or was over long ago; look at the list of jobs")
     return status
+
+
+def _may_see(status: jobs.JobStatus) -> bool:
+    here = visit()
+    return here.role >= Role.TRAINER or status.client == here.user
 
 
 def _jobs() -> jobs.Jobs:

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from lorkd_monailabel.departments import department as find_department
 from lorkd_monailabel.front_door.guards import check_options
 from lorkd_monailabel.front_door.visits import visit
-from lorkd_monailabel.tasks.train import task_name
+from lorkd_monailabel.tasks.readiness import readiness
+from lorkd_monailabel.tasks.train import FinetuneTask, task_name
 from lorkd_monailabel.tasks.training.runs import Runs
 from lorkd_monailabel.tasks.training.state import RunState
 
@@ -87,10 +88,34 @@ class RunWithLog(Run):
     log: list[str] = Field(description="its last lines; they name files of the server")
 
 
+class DepartmentReadiness(BaseModel):
+    """Whether a department's expert can be retrained."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    department: str
+    labels: int = Field(description="images whose submitted label shows one of its structures")
+    structures: dict[str, int] = Field(description="structure -> in how many of them; without those in none")
+    trainable: bool = Field(description="whether a training with the usual options would begin")
+    reason: str = Field(description="what is missing, in one sentence; empty where nothing is")
+
+
 @router.get("", summary="List the trainings")
 def all_runs() -> list[Run]:
     """Give those that run, wait or are over, the newest first; they are known after a restart too."""
     return [_run(state) for state in _runs().all()]
+
+
+@router.get("/departments", summary="What could be trained now")
+def all_departments() -> list[DepartmentReadiness]:
+    """Give the labels of each department, and what is missing where there are too few; each label is read once."""
+    from monailabel.interfaces.utils.app import app_instance
+
+    _runs()
+    app = app_instance()
+    tasks = {task.department: task for task in app._trainers.values() if isinstance(task, FinetuneTask)}
+    found = readiness(tasks.values(), app.datastore(), app.audit.reference)
+    return [DepartmentReadiness.model_validate(each) for each in found]
 
 
 @router.get("/{run}", summary="Watch a training")

@@ -6,7 +6,7 @@ from typing import Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
-from lorkd_monailabel.departments import departments
+from lorkd_monailabel.departments import LATERALITY, departments
 from lorkd_monailabel.everything import understood
 from lorkd_monailabel.predictor import Predictor
 from lorkd_monailabel.prompts import AUTO, GROUPS, MAX_CHARACTERS, resolve
@@ -20,7 +20,9 @@ class StructureEntry(BaseModel):
     name: str = Field(description="canonical")
     side: str | None = Field(description="left or right of the patient, or null")
     synonyms: list[str] = Field(description="other names that are understood")
-    snomed: str = Field(description="SNOMED CT code")
+    snomed: str = Field(description="SNOMED CT code of the anatomy, without its side")
+    snomed_meaning: str = Field(description="what the code means")
+    snomed_side: tuple[str, str] | None = Field(description="SNOMED CT code and meaning of the side, or null")
     color: tuple[int, int, int] = Field(description="red, green, blue; 0 to 255")
     expert: bool = Field(description="whether the department's expert knows it")
 
@@ -136,6 +138,8 @@ def _vocabulary(predictor: Predictor) -> Vocabulary:
                         side=each.side,
                         synonyms=list(each.synonyms),
                         snomed=each.snomed,
+                        snomed_meaning=each.snomed_meaning,
+                        snomed_side=LATERALITY.get(each.side or ""),
                         color=each.color,
                         expert=each.name in names,
                     )

@@ -149,6 +149,12 @@ class DepartmentTask(SegmentTask):
         """Whether there is an expert now: one that is published later appears without a restart."""
         return self.predictor.store.newest(self.department.id) is not None
 
+    def get_path(self, validate: bool = True) -> str | None:
+        """The file of the served expert, for MONAI Label to give to clients."""
+        store = self.predictor.store
+        revision = store.served(self.department.id)
+        return None if revision is None else str(store.path(self.department.id, revision))
+
     def info(self) -> dict[str, Any]:
         """Adds the structures of the newest expert as labels 1..N; where its file is damaged, why there are none."""
         try:

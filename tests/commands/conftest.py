@@ -1,5 +1,6 @@
 """What tests of the commands share: a folder to be in, a store of two departments, a volume, a way to run."""
 
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,3 +86,12 @@ def noise() -> np.ndarray:
 def ct(write_volume: Callable[[str, np.ndarray], Path], noise: np.ndarray) -> Path:
     """A volume of 9 x 8 x 7 voxels of 3 mm."""
     return write_volume("ct.nii.gz", noise)
+
+
+@pytest.fixture
+def port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        number = free.getsockname()[1]
+    return number

@@ -78,7 +78,7 @@ def test_what_can_not_be(lorkd: Callable, here: Path, table: QueryTable, monkeyp
     )
     assert (
         refusal(lorkd("vocabulary"))
-        == "the following arguments are required: embed | show; see lorkd vocabulary --help"
+        == "the following arguments are required: embed | show | terminology; see lorkd vocabulary --help"
     )
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "encoder is not installed" in refusal(lorkd("vocabulary", "embed", "--force"))
@@ -229,3 +229,39 @@ def test_hostile_encoders_are_one_sentence(lorkd: Callable, here: Path, sat_word
     before.sort()
     (here / "tokenizer.json").write_text('{"model": ')
     assert "tokenizer.json can't be read" in refused()
+
+
+TERMINOLOGY = Path(__file__).parents[2] / "slicer_module" / "LoRKD" / "Resources" / "Terminology" / "LoRKD.term.json"
+
+
+def test_slicers_terminology_is_that_of_the_vocabulary(lorkd: Callable, here: Path) -> None:
+    outcome = lorkd("vocabulary", "terminology", "new.term.json")
+    assert (outcome.status, outcome.out) == (0, "new.term.json: 137 structures, 97 codes\n")
+    made = (here / "new.term.json").read_text(encoding="utf-8")
+    committed = TERMINOLOGY.read_text(encoding="utf-8")
+    assert committed == made, f"departments.json has changed; run lorkd vocabulary terminology --force {TERMINOLOGY}"
+
+
+def test_each_entry_of_the_terminology_is_another(lorkd: Callable, here: Path) -> None:
+    lorkd("vocabulary", "terminology", "new.term.json")
+    content = json.loads((here / "new.term.json").read_text(encoding="utf-8"))
+    (category,) = content["SegmentationCodes"]["Category"]
+    entries = {}
+    for kind in category["Type"]:
+        for part in kind.get("Modifier", [kind]):
+            codes = [(each["CodingSchemeDesignator"], each["CodeValue"]) for each in (kind, part)]
+            entries[tuple(codes)] = part["3dSlicerLabel"]
+    assert sorted(entries.values()) == sorted(structures())
+    assert all(len(value) <= 16 and len(scheme) <= 16 for codes in entries for scheme, value in codes)  # DICOM's SH
+    assert entries[("SCT", "64033007"), ("SCT", "7771000")] == "left kidney"
+    muscles = [codes[1] for codes in entries if codes[0] == ("SCT", "102292000")]
+    assert {scheme for scheme, _ in muscles} == {"99LORKD"}
+    assert len(set(muscles)) == 7
+
+
+def test_a_terminology_is_not_overwritten_unasked(lorkd: Callable, here: Path) -> None:
+    (here / "old.term.json").write_text("old", encoding="utf-8")
+    assert "old.term.json exists already" in refusal(lorkd("vocabulary", "terminology", "old.term.json"))
+    assert (here / "old.term.json").read_text(encoding="utf-8") == "old"
+    assert lorkd("vocabulary", "terminology", "old.term.json", "--force").status == 0
+    assert [path.name for path in here.iterdir()] == ["old.term.json"]

@@ -1,14 +1,17 @@
 """A real server with tokens: who may do what, limits of uploads, and the optional doors."""
 
+import hashlib
 import json
 import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
 
 from lorkd_monailabel.front_door.tokens import add
 from tests.server.answers import raw, refused
-from tests.server.conftest import started
+from tests.server.conftest import started, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -18,13 +21,7 @@ def guarded(tmp_path_factory, root, tiny_base, make_expert):
     tokens = {role: add(folder / "tokens.json", role, role) for role in ("viewer", "annotator", "trainer", "admin")}
     conf = {"tokens": str(folder / "tokens.json"), "max_upload_mib": "1", "allow": "proxy,models"}
     with started("door", folder, root, tiny_base, [make_expert()], conf=conf) as server:
-        end = time.monotonic() + 90
-        while time.monotonic() < end and server.process.poll() is None:
-            try:
-                if requests.get(f"{server.url}/lorkd/health", timeout=10).ok:
-                    break
-            except requests.ConnectionError:
-                time.sleep(0.1)
+        wait_for(server)
         yield server, {role: {"Authorization": f"Bearer {token}"} for role, token in tokens.items()}
 
 
@@ -69,6 +66,60 @@ def test_who_may_only_look_saves_no_label_by_inferring(guarded):
     reply = requests.post(f"{server.url}/infer/lorkd", params=query, data=data, headers=headers["viewer"], timeout=60)
     assert refused(reply, 403).startswith("save_label needs the role annotator")
     assert not (server.studies / "labels" / "original" / "ct 1.nii.gz").exists()
+
+
+def test_jobs_are_seen_and_cancelled_by_their_user_alone_or_a_trainer(guarded):
+    server, headers = guarded
+    job = str(uuid.uuid4())
+    params = {"text": "liver", "job": job, "client_id": "annotator"}  # what it calls itself counts for nothing
+    address = f"{server.url}/lorkd/jobs/{job}"
+
+    def infer():
+        query, data = {"image": "large", "output": "json"}, {"params": json.dumps(params)}
+        address = f"{server.url}/infer/lorkd"
+        return requests.post(address, params=query, data=data, headers=headers["viewer"], timeout=60)
+
+    def listed(role):
+        jobs = requests.get(f"{server.url}/lorkd/jobs", headers=headers[role], timeout=10).json()
+        return job in {each["id"] for each in jobs}
+
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(infer)
+        while not listed("admin"):
+            time.sleep(0.02)
+        seen = {role: listed(role) for role in headers}
+        asked = {role: requests.get(address, headers=headers[role], timeout=10).status_code for role in headers}
+        stopped = requests.delete(address, headers=headers["annotator"], timeout=10)
+        state = requests.get(address, headers=headers["viewer"], timeout=10).json()["state"]
+        own = requests.delete(address, headers=headers["viewer"], timeout=10).json()
+    assert seen == {"viewer": True, "annotator": False, "trainer": True, "admin": True}
+    assert asked == {"viewer": 200, "annotator": 404, "trainer": 200, "admin": 200}
+    assert (stopped.status_code, state in ("queued", "running"), own) == (404, True, {"cancelled": True})
+    assert running.result().status_code == 409
+
+
+def test_an_expert_is_downloaded_published_by_upload_and_never_deleted(guarded):
+    server, headers = guarded
+    admin = {"headers": headers["admin"], "timeout": 30}
+    path = server.store.path("abdomen")
+    about = requests.get(f"{server.url}/model/info/abdomen", **admin).json()
+    assert about["checksum"] == "SHA256:" + hashlib.sha256(path.read_bytes()).hexdigest()
+    assert requests.get(f"{server.url}/model/abdomen", **admin).content == path.read_bytes()
+    before = server.store.revisions("abdomen")
+
+    def put(model, content):
+        return requests.put(f"{server.url}/model/{model}", files={"file": ("any.pt", content)}, **admin)
+
+    assert "the upload" in refused(put("abdomen", b"no expert"))
+    assert refused(put("thorax", path.read_bytes())) == "the upload holds an expert of abdomen, not of thorax"
+    assert refused(put("lorkd", path.read_bytes()), 404).startswith("model 'lorkd' has no file")
+    assert server.store.revisions("abdomen") == before
+    published = put("abdomen", path.read_bytes())
+    assert published.json()["revision"] == before[-1] + 1, published.text
+    assert server.store.load("abdomen").structures == server.store.load("abdomen", before[-1]).structures
+    kept = requests.delete(f"{server.url}/model/abdomen", **admin)
+    assert refused(kept) == "revisions of 'abdomen' are never deleted; pin another one, or roll back"
+    assert server.store.revisions("abdomen") == (*before, before[-1] + 1)
 
 
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # the client leaves its sockets to the collector

@@ -61,4 +61,5 @@ def test_what_watches_over_the_server(door):
         line.startswith('lorkd_requests_total{method="POST",route="/infer/{model}",status="200"}') for line in lines
     )
     assert 'lorkd_revision{department="abdomen"} 1.0' in lines
+    assert requests.get(f"{door.url}/logs/gpu", timeout=10).ok
     assert "lorkd_jobs_running 0.0" in lines

@@ -231,7 +231,9 @@ def test_vocabulary_is_sent_when_it_has_changed(door, make_expert):
     abdomen = next(each for each in body["departments"] if each["id"] == "abdomen")
     liver = next(each for each in abdomen["structures"] if each["name"] == "liver")
     assert (abdomen["revision"], liver["expert"]) == (door.store.served("abdomen"), True)
-    assert liver["snomed"] == "10200004"
+    assert (liver["snomed"], liver["snomed_meaning"], liver["snomed_side"]) == ("10200004", "Liver", None)
+    kidney = next(each for each in abdomen["structures"] if each["name"] == "left kidney")
+    assert (kidney["snomed_meaning"], kidney["snomed_side"]) == ("Kidney", ["7771000", "Left"])
     assert not next(each for each in abdomen["structures"] if each["name"] == "pancreas")["expert"]
     assert next(each for each in body["groups"] if each["name"] == "floating rib")["structures"][0] == "left rib 11"
     etag = {"If-None-Match": reply.headers["ETag"]}

@@ -111,6 +111,8 @@ def test_a_pin_is_served_until_it_is_taken_off_and_all_is_noted(server):
         "pinned": 1,
     }
     assert (newest_line(server)["action"], newest_line(server)["revision"]) == ("pin", 1)
+    figures = requests.get(f"{server.url}/lorkd/metrics", timeout=10).text
+    assert 'lorkd_revision{department="abdomen"} 1.0' in figures
     assert answered_by(server) == 1
     assert ExpertStore(server.store.folder).served("abdomen") == 1  # as a server that is started anew asks
     rolled = post(server, "/abdomen/rollback", {"revision": 1})

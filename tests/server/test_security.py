@@ -114,7 +114,6 @@ def test_archive_of_a_session_unpacks_nowhere_else(door, archive):
         {"tracking_uri": "http://127.0.0.1:9/x"},
         {"bundle_path": "studies"},
         {"abdomen": {"bundle_path": "studies"}},
-        {"model": "other"},
     ],
 )
 def test_options_of_a_training_choose_no_file_and_no_address(door, options):
@@ -125,6 +124,8 @@ def test_options_of_a_training_choose_no_file_and_no_address(door, options):
 def test_unknown_tasks_start_no_process(door):
     for path in ("train/none", "scoring/none", "batch/infer/none"):
         assert "is unknown" in refused(requests.post(f"{door.url}/{path}", json={}, timeout=30), 404)
+    for model in ("none", "../../../x"):
+        assert "is unknown" in refused(requests.post(f"{door.url}/train/", json={"model": model}, timeout=30), 404)
 
 
 @pytest.mark.usefixtures("untouched")

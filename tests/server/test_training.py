@@ -11,6 +11,7 @@ import pytest
 import requests
 from monailabel.client import MONAILabelClient
 
+from lorkd_monailabel.departments import DEPARTMENT_IDS
 from lorkd_monailabel.store import ExpertStore
 from tests.server.conftest import Server, started, wait_for
 
@@ -96,6 +97,17 @@ def test_what_can_not_be_trained_is_refused_before_a_process_starts(server, labe
     reply = requests.post(f"{server.url}/lorkd/training", json=order, timeout=10)
     assert (reply.status_code, words in reply.json()["detail"]) == (status, True), reply.text
     assert runs(server) == []
+
+
+def test_what_could_be_trained_is_told_for_each_department(server, labels):
+    told = requests.get(f"{server.url}/lorkd/training/departments", timeout=10).json()
+    assert [each["department"] for each in told] == list(DEPARTMENT_IDS)
+    found = {each.pop("department"): each for each in told}
+    counts = {"liver": 3, "spleen": 3}
+    assert found["abdomen"] == {"labels": 3, "structures": counts, "trainable": True, "reason": ""}
+    reason = "no image has a label with a structure of thorax; label two at least and submit them"
+    assert found["thorax"] == {"labels": 0, "structures": {}, "trainable": False, "reason": reason}
+    assert found["brain"]["reason"].startswith("brain has no expert to retrain (experts exist for: thorax, abdomen)")
 
 
 def test_the_stock_clients_see_the_tasks_and_their_options(server):

@@ -7,6 +7,7 @@ the store once learned from never judges one, in whatever run, and the other way
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,27 @@ class Labelled:
     unknown: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Annotated:
+    """What an image's label shows.
+
+    Attributes:
+        label: file.
+        subject: reference of the one who was scanned.
+        structures: name -> its values in the label.
+        unknown: names of segments that are no structures of the vocabulary.
+    """
+
+    label: Path
+    subject: str
+    structures: dict[str, tuple[int, ...]]
+    unknown: tuple[str, ...]
+
+    def of(self, department: str) -> list[str]:
+        """Name the structures of a department."""
+        return [name for name in self.structures if structure(name).department == department]
+
+
 def labelled(
     datastore: Datastore,
     options: TrainingOptions,
@@ -70,20 +92,47 @@ def labelled(
     left_out: dict[str, str] = {}
     unknown: dict[str, None] = {}
     for image in sorted(datastore.list_images()):
-        tags = datastore.get_labels_by_image_id(image)
-        tag = next((each for each in options.tag_list if each in tags), None)
-        if tag is None or stop():
-            continue
+        if stop():
+            break
         try:
-            case, strange = _case(datastore, image, tag, options, reference)
+            shown = annotated(datastore, image, options, reference)
+            if shown is None:
+                continue
+            unknown |= dict.fromkeys(shown.unknown)
+            if shown.of(department) if department else shown.structures:
+                cases.append(_case(datastore, image, shown))
         except (ValueError, OSError) as error:
             _LOG.warning("image %s is left out: %s", reference(image), error)
             left_out[reference(image)] = str(error)
-            continue
-        unknown |= dict.fromkeys(strange)
-        if case.of(department) if department else case.structures:
-            cases.append(case)
     return Labelled(tuple(cases), left_out, tuple(unknown))
+
+
+def annotated(datastore: Datastore, image: str, options: TrainingOptions, reference: Reference) -> Annotated | None:
+    """Read what an image's label shows; None where it has none of the tags.
+
+    Raises:
+        ValueError: it is open what the label's values mean.
+        OSError: it can't be read.
+    """
+    tags = datastore.get_labels_by_image_id(image)
+    tag = next((each for each in options.tag_list if each in tags), None)
+    if tag is None:
+        return None
+    label = Path(datastore.get_label_uri(image, tag))
+    about = label.stat()
+    present = _values(label, about.st_mtime_ns, about.st_size)
+    info = datastore.get_label_info(image, tag)
+    told = told_values(info, set(present), f"image {reference(image)}") or options.values
+    if not told:
+        raise ValueError('nothing says what the values of its label mean; send labels="NAME=VALUE, …" with the request')
+    drawn = {name: own for name, own in told.items() if present.intersection(own)}
+    names = structures_of(drawn, Choices(skip_unknown=True))
+    values: dict[str, tuple[int, ...]] = {}
+    for theirs, own in drawn.items():
+        for ours in names[theirs]:
+            values[ours] = tuple(sorted({*values.get(ours, ()), *own}))
+    subject = reference(_subject(datastore.get_image_info(image), image))
+    return Annotated(label, subject, values, tuple(name for name in drawn if not names[name]))
 
 
 def parted(
@@ -101,7 +150,7 @@ def parted(
     Raises:
         ValueError: there is nothing to train on, or nothing to validate on; or the file is damaged or of another key.
     """
-    subjects = sorted({case.subject for case in found.cases})
+    subjects = {case.subject for case in found.cases}
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):
         known = _known(path, key)
@@ -110,9 +159,27 @@ def parted(
         if enough and splits != known:
             write_json(path, {"key": key, "splits": splits})
     if not enough:
-        raise ValueError(_lack(found, {subject: splits[subject] for subject in subjects}, department))
+        raise ValueError(_lack({subject: splits[subject] for subject in subjects}, department) + _remarks(found))
     cases = [replace(case, split=splits[case.subject]) for case in found.cases]
     return [case for case in cases if case.split == TRAIN], [case for case in cases if case.split == VALIDATION]
+
+
+def shortage(subjects: Collection[str], path: Path, *, share: float, key: str, department: str) -> str:
+    """Say what ``parted`` would lack, in one sentence; nothing where it lacks nothing.
+
+    Args:
+        subjects: references of those who were scanned.
+        path: see ``parted``.
+        share: see ``parted``.
+        key: see ``parted``.
+        department: see ``parted``.
+
+    Raises:
+        ValueError: the file is damaged or of another key.
+    """
+    splits = assigned(_known(path, key), subjects, share=share)
+    own = {subject: splits[subject] for subject in subjects}
+    return "" if {TRAIN, VALIDATION} <= set(own.values()) else _lack(own, department)
 
 
 def key_of(reference: Reference) -> str:
@@ -152,34 +219,24 @@ def _known(path: Path, key: str) -> dict[str, str]:
     return splits
 
 
-def _case(
-    datastore: Datastore, image: str, tag: str, options: TrainingOptions, reference: Reference
-) -> tuple[Case, list[str]]:
-    label = Path(datastore.get_label_uri(image, tag))
-    info = datastore.get_label_info(image, tag)
-    present = {int(value) for value in np.unique(read_labels(label)[0]) if value}
-    told = told_values(info, present, f"image {reference(image)}") or options.values
-    if not told:
-        raise ValueError('nothing says what the values of its label mean; send labels="NAME=VALUE, …" with the request')
-    drawn = {name: own for name, own in told.items() if present.intersection(own)}
-    names = structures_of(drawn, Choices(skip_unknown=True))
-    values: dict[str, tuple[int, ...]] = {}
-    for theirs, own in drawn.items():
-        for ours in names[theirs]:
-            values[ours] = tuple(sorted({*values.get(ours, ()), *own}))
-    about = datastore.get_image_info(image)
+@lru_cache(maxsize=10_000)
+def _values(label: Path, modified_ns: int, size: int) -> frozenset[int]:
+    """Give the values that a label volume has besides 0."""
+    return frozenset(int(value) for value in np.unique(read_labels(label)[0]) if value)
+
+
+def _case(datastore: Datastore, image: str, shown: Annotated) -> Case:
     path = Path(datastore.get_image_uri(image))
-    case = Case(
+    return Case(
         image=path,
-        label=label,
-        modality=_modality(about, path),
+        label=shown.label,
+        modality=_modality(datastore.get_image_info(image), path),
         source="studies",
-        subject=reference(_subject(about, image)),
+        subject=shown.subject,
         split="",
-        structures=values,
-        departments={name: structure(name).department for name in values},
+        structures=shown.structures,
+        departments={name: structure(name).department for name in shown.structures},
     )
-    return case, [name for name in drawn if not names[name]]
 
 
 def _subject(about: Mapping[str, Any], image: str) -> str:
@@ -190,21 +247,23 @@ def _modality(about: Mapping[str, Any], path: Path) -> str:
     return modality_of(str(about.get("Modality") or about.get("modality") or "")) or read_volume(path).modality
 
 
-def _lack(found: Labelled, splits: Mapping[str, str], department: str) -> str:
+def _lack(splits: Mapping[str, str], department: str) -> str:
     """Say what is missing."""
     if not splits:
-        text = f"no image has a label with a structure of {department}; label two at least and submit them"
-    elif len(splits) == 1:
-        text = f"one case of {department} is labelled, but one to train on and one to validate on are needed; label one"
-    else:
-        used = next(iter(splits.values()))
-        other = {TRAIN: "validated on", VALIDATION: "trained on"}[used]
-        text = (
-            f"all {len(splits)} cases of {department} were used for {used} before and can't be {other} now; "
-            "label a further one"
-        )
-    if found.unknown:
-        text += f" (segments that stand for no structure: {_listed(found.unknown)})"
+        return f"no image has a label with a structure of {department}; label two at least and submit them"
+    if len(splits) == 1:
+        return f"one case of {department} is labelled, but one to train on and one to validate on are needed; label one"
+    used = next(iter(splits.values()))
+    other = {TRAIN: "validated on", VALIDATION: "trained on"}[used]
+    return (
+        f"all {len(splits)} cases of {department} were used for {used} before and can't be {other} now; "
+        "label a further one"
+    )
+
+
+def _remarks(found: Labelled) -> str:
+    """Say what of the labels can't be used."""
+    text = f" (segments that stand for no structure: {_listed(found.unknown)})" if found.unknown else ""
     if found.left_out:
         text += f" ({len(found.left_out)} were left out, the first because: {next(iter(found.left_out.values()))})"
     return text

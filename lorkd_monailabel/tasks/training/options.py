@@ -15,7 +15,7 @@ MOST_BYTES = 100 * 1024
 STOCK = frozenset(
     (
         "client_id description device dataloader dataset early_stop_patience gpus local_rank max_epochs model "
-        "multi_gpu name pretrained run tracking tracking_experiment_name tracking_uri train_batch_size "
+        "multi_gpu name pretrained run run_id tracking tracking_experiment_name tracking_uri train_batch_size "
         "val_batch_size val_split"
     ).split()
 )

@@ -22,7 +22,7 @@ CT, MR = "1.2.826.0.1.3680043.10.21", "1.2.826.0.1.3680043.10.22"
 SHAPE = (14, 12, 10)
 PLUGINS = Path("/usr/lib/orthanc"), Path("/usr/share/orthanc/plugins")
 MISSING = "Orthanc with DICOMweb is not installed; run: sudo apt-get install orthanc orthanc-dicomweb"
-SECONDS = 60
+SECONDS = 90
 
 
 @dataclass(frozen=True)

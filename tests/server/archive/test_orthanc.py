@@ -8,7 +8,9 @@ import sys
 import time
 
 import highdicom
+import nibabel
 import numpy as np
+import pydicom
 import pytest
 import requests
 from monailabel.client import MONAILabelClient
@@ -20,6 +22,8 @@ from lorkd_monailabel.volumes import read_labels
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 
 CT, MR = "1.2.826.0.1.3680043.10.21", "1.2.826.0.1.3680043.10.22"
+OTHERS = "1.2.826.0.1.3680043.10.24"
+"""Series of another patient: of one, no case could validate what the other taught."""
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +105,47 @@ def test_prediction_comes_as_dicom_seg(server, tmp_path):
         assert np.count_nonzero(frames[own]) >= counts[name] > 0
     time.sleep(0.2)
     assert {each.name for each in temporary.iterdir() if each.is_file()} <= before
+
+
+@pytest.fixture
+def other_patient(orthanc, make_series, tmp_path, own_grid):
+    """A second patient in the archive while the test runs."""
+    make_series(tmp_path / "other", uid=OTHERS, shape=own_grid.shape)
+    for file in (tmp_path / "other").iterdir():
+        dataset = pydicom.dcmread(file)
+        dataset.PatientID, dataset.StudyInstanceUID = "MRN-4712", "1.2.826.0.1.3680043.12"
+        dataset.save_as(file)
+        orthanc.request("POST", "/instances", data=file.read_bytes())
+    yield
+    orthanc.remove("SEG")
+    (found,) = orthanc.request(
+        "POST", "/tools/find", json={"Level": "Patient", "Query": {"PatientID": "MRN-4712"}}
+    ).json()
+    orthanc.request("DELETE", f"/patients/{found}")
+
+
+@pytest.mark.timeout(300)
+def test_an_expert_learns_from_what_was_stored_in_the_archive(server, other_patient, labels, own_grid, tmp_path):
+    url, _, _ = server
+    client = MONAILabelClient(url, tmpdir=str(tmp_path))
+    nibabel.save(nibabel.Nifti1Image(labels, own_grid.affine), tmp_path / "label.nii.gz")
+    names = [{"name": "liver", "idx": 1}, {"name": "spleen", "idx": 2}]
+    end = time.monotonic() + 60
+    while client.info()["datastore"]["total"] < 3 and time.monotonic() < end:  # what it lists stands for 5 s
+        time.sleep(0.2)
+    for series in (CT, OTHERS):
+        client.save_label(series, str(tmp_path / "label.nii.gz"), params={"label_info": names})
+    told = requests.get(f"{url}/lorkd/training/departments", timeout=30).json()
+    abdomen = next(each for each in told if each["department"] == "abdomen")
+    options = {"batch_size": 1, "workers": 0, "force": True}
+    order = {"department": "abdomen", "steps": 1, "options": options}
+    run = requests.post(f"{url}/lorkd/training", json=order, timeout=10).json()
+    end = time.monotonic() + 120  # its process takes as long to start as the server did
+    while run["state"] in ("queued", "running") and time.monotonic() < end:
+        time.sleep(0.2)
+        run = requests.get(f"{url}/lorkd/training/{run['id']}", timeout=10).json()
+    assert (abdomen["structures"], abdomen["trainable"]) == ({"liver": 2, "spleen": 2}, True)
+    assert (run["state"], run["cases"]) == ("done", {"train": 1, "validation": 1, "left_out": 0}), run
+    assert run["result"]["abdomen"]["revision"] == 2
+    _, answer = client.infer("abdomen", CT, {"text": "liver"})
+    assert answer["lorkd"]["answers"][0]["revision"] == 2
