@@ -4,6 +4,7 @@ An image stands there as a reference, a keyed hash of its id: who has the key (t
 find the lines of an image, nobody else can tell which image a line is about.
 """
 
+import errno
 import hashlib
 import hmac
 import json
@@ -44,11 +45,15 @@ class Audit:
         line = {"time": _now(), "user": user, "client": client, "action": action}
         if image:
             line["image"] = self.reference(image)
-        text = json.dumps({**line, **what}, ensure_ascii=True) + "\n"
+        text = json.dumps({**line, **what}, ensure_ascii=True).encode() + b"\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        number = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        number = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         try:
-            os.write(number, text.encode())
+            end = os.fstat(number).st_size
+            if end and os.pread(number, 1, end - 1) != b"\n":  # a torn line, which must not take this one with it
+                text = b"\n" + text
+            if os.write(number, text) < len(text):
+                raise OSError(errno.ENOSPC, "no space is left for a line of the audit log", str(self.path))
         finally:
             os.close(number)
 

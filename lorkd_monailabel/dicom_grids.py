@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lorkd_monailabel.volumes import Grid
+from lorkd_monailabel.volumes import Grid, same_grid
 
 if TYPE_CHECKING:  # it comes with the extra "server"
     from pydicom import Dataset
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_SAME_PLACE_VOXELS = 0.1
 _CHUNK_ELEMENTS = 1 << 20
 
 
@@ -88,11 +87,9 @@ def plane_affine(orientation: Sequence[float], spacing: Sequence[float], step: f
 
 def onto(array: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
     """Brings labels (X, Y, Z) to another grid, however it lies: the nearest voxel, 0 beyond the source's voxels."""
-    matrix = np.linalg.solve(source.affine, target.affine)
-    corners = np.array(np.meshgrid(*[(0, length - 1) for length in target.shape])).reshape(3, -1)
-    moved = matrix[:3, :3] @ corners + matrix[:3, 3:] - corners
-    if source.shape == target.shape and np.abs(moved).max() < _SAME_PLACE_VOXELS:
+    if same_grid(source, target):
         return array
+    matrix = np.linalg.solve(source.affine, target.affine)
     result = np.zeros(target.shape, dtype=array.dtype)
     limit = np.asarray(source.shape)[:, None]
     columns, rows, planes = target.shape

@@ -172,7 +172,7 @@ def read(path: Path, grid: Grid) -> ReadSegments:
     """Reads a DICOM SEG, of any program, as a label map on the grid of its image; of overlaps the first segment wins.
 
     Raises:
-        ValueError: it is no DICOM SEG of masks in parallel planes.
+        ValueError: it is no DICOM SEG of masks in parallel planes, or damaged.
     """
     import pydicom
     from pydicom.errors import InvalidDicomError
@@ -183,9 +183,16 @@ def read(path: Path, grid: Grid) -> ReadSegments:
         raise ValueError(f"{path.name} is no DICOM file; send it again") from error
     if file.get("SegmentationType") not in ("BINARY", "FRACTIONAL") or "PerFrameFunctionalGroupsSequence" not in file:
         raise ValueError(f"{path.name} is no DICOM SEG of binary or fractional masks; export it as one")
+    try:
+        return _segments(file, grid, path.name)
+    except (AttributeError, LookupError, TypeError, RuntimeError, MemoryError) as error:  # of tags that are not there
+        raise ValueError(f"{path.name} is a damaged DICOM SEG ({error}); export it again") from error
+
+
+def _segments(file: Dataset, grid: Grid, name: str) -> ReadSegments:
     values = {int(item.SegmentNumber): _value(item) for item in file.SegmentSequence}
     names = {values[int(item.SegmentNumber)]: str(item.SegmentLabel) for item in file.SegmentSequence}
-    own, planes = _planes(file, grid, path.name)
+    own, planes = _planes(file, grid, name)
     array = np.zeros(own.shape, dtype=np.uint16)
     overlaps = 0
     for plane, group, mask in zip(planes, file.PerFrameFunctionalGroupsSequence, _frames(file), strict=True):
@@ -231,17 +238,15 @@ def _planes(file: Dataset, grid: Grid, name: str) -> tuple[Grid, list[int]]:
 def _frames(file: Dataset) -> Iterator[np.ndarray]:
     """The masks (rows, columns) of a DICOM SEG, one after the other: a bit a voxel, frame after frame, or a byte."""
     rows, columns = int(file.Rows), int(file.Columns)
-    count = int(file.NumberOfFrames)
+    count, size = int(file.NumberOfFrames), rows * columns
     binary = file.SegmentationType == "BINARY"
-    if file.file_meta.TransferSyntaxUID.is_encapsulated:
-        pixels = file.pixel_array.reshape(count, rows, columns)
-        yield from (frame > 0 if binary else frame * 2 >= int(file.MaximumFractionalValue) for frame in pixels)
-        return
-    size, stored = rows * columns, np.frombuffer(file.PixelData, dtype=np.uint8)
+    packed = not file.file_meta.TransferSyntaxUID.is_encapsulated
+    stored = np.frombuffer(file.PixelData, dtype=np.uint8) if packed else file.pixel_array.reshape(-1)
     for start in range(0, count * size, size):
-        if binary:
+        if binary and packed:
             bits = np.unpackbits(stored[start // 8 : (start + size + 7) // 8], bitorder="little")
-            yield bits[start % 8 : start % 8 + size].reshape(rows, columns).astype(bool)
+            frame = bits[start % 8 : start % 8 + size]
         else:
-            frame = stored[start : start + size].reshape(rows, columns)
-            yield frame.astype(np.uint16) * 2 >= int(file.MaximumFractionalValue)
+            frame = stored[start : start + size]
+        least = 1 if binary else int(file.MaximumFractionalValue) / 2
+        yield (frame >= least).reshape(rows, columns)

@@ -74,9 +74,13 @@ def _everything(
         return [], NotUnderstood(phrase, message, ())
     wanted = [each for each in scope or departments() if only in (None, each.id)]
     vocabulary = structures()
-    names = [name for each in wanted for name in known(each.id) if name in vocabulary]
-    if names:
-        return [Target(phrase, vocabulary[name]) for name in names], None
-    of = " and ".join(each.name for each in wanted) if len(wanted) < 3 else "any department"
+    found = {each.name: [name for name in known(each.id) if name in vocabulary] for each in wanted}
+    targets = [Target(phrase, vocabulary[name]) for names in found.values() for name in names]
+    # of everything there is what there is; of a department that is named, its lack must be said
+    lacking = [name for name, names in found.items() if not names] if scope or not targets else []
+    if not lacking:
+        return targets, None
+    of = " and ".join(lacking) if len(lacking) < len(departments()) else "any department"
     have = ", ".join(each.id for each in departments() if known(each.id)) or "no department"
-    return [], NotUnderstood(phrase, f"there is no expert of {of} (experts exist for: {have}); train one first", ())
+    sentence = f"there is no expert of {of} (experts exist for: {have}); train one first"
+    return targets, NotUnderstood(phrase, sentence, ())

@@ -105,7 +105,8 @@ def fuse(
         norms: weight name -> tensor that takes the place of the base's.
 
     Returns:
-        All weights of the department's plain network; those that no expert touches are the base's own tensors.
+        All weights of the department's plain network, of the types and on the device of the base's; those that no
+        expert touches are the base's own tensors.
 
     Raises:
         ValueError: factors of a weight that the base lacks, or of another shape.
@@ -121,7 +122,7 @@ def fuse(
                 f"factors {tuple(lora_a.shape)} and {tuple(lora_b.shape)} do not make {name} {tuple(weight.shape)}; "
                 "they belong to another network"
             )
-        fused[name] = weight + delta_weight(lora_a, lora_b, weight.shape, scales[name]).to(weight.dtype)
+        fused[name] = weight + delta_weight(lora_a, lora_b, weight.shape, scales[name]).to(weight)
     fused.update(norms or {})
     return fused
 

@@ -26,6 +26,14 @@ def _is_number(value: object) -> bool:
     return type(value) in (int, float) and -1e30 < value < 1e30  # type: ignore[operator]
 
 
+def _is_positive(value: object) -> bool:
+    return _is_number(value) and value > 0  # type: ignore[operator]
+
+
+def _is_size(value: object) -> bool:
+    return _is_whole(value) and _is_positive(value)
+
+
 def _is_three(rule: Callable[[object], bool]) -> Callable[[object], bool]:
     return lambda value: isinstance(value, list) and len(value) == 3 and all(map(rule, value))
 
@@ -45,7 +53,7 @@ def _is_list_of_texts(value: object) -> bool:
 _BASE_RULES: dict[str, Callable[[object], bool]] = {
     "sha256": _is_text,
     "network": _is_table,
-    "window": _is_three(_is_whole),
+    "window": _is_three(_is_size),
     "query_space": _is_text,
     "revision": _is_whole,
     "about": _is_table,
@@ -56,7 +64,7 @@ _EXPERT_RULES: dict[str, Callable[[object], bool]] = {
     "base_sha256": _is_text,
     "scales": _is_table_of_numbers,
     "ranks": lambda value: isinstance(value, dict) and all(map(_is_whole, value.values())),
-    "spacing_mm": _is_three(_is_number),
+    "spacing_mm": _is_three(_is_positive),
     "structures": _is_list_of_texts,
     "revision": _is_whole,
     "parent": _is_whole,

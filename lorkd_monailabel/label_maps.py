@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,18 +64,16 @@ class Found:
 class Merging:
     """One probability volume after the other, merged into a label map: uint8 for values up to 255, else uint16.
 
-    A target claims the voxels where its probability is above the threshold. Where several claim one, the highest
+    A target claims the voxels where its probability is above ``THRESHOLD``. Where several claim one, the highest
     probability wins, and the earlier one if they are equal. Each pair's voxels in common are counted, whoever won them.
     Only one probability volume is held at a time. No targets give an empty map.
 
     Args:
         grid: of the label map.
-        threshold: probability above which a voxel is claimed.
     """
 
-    def __init__(self, grid: Grid, threshold: float = THRESHOLD) -> None:
+    def __init__(self, grid: Grid) -> None:
         self._grid = grid
-        self._threshold = threshold
         self._labels: np.ndarray = np.zeros(grid.shape, dtype=np.uint8)
         self._best = np.zeros(grid.shape, dtype=np.float32)
         self._segments: list[Segment] = []
@@ -97,7 +95,7 @@ class Merging:
         self._segments.append(segment)
         if segment.value > 255 and self._labels.dtype == np.uint8:
             self._labels = self._labels.astype(np.uint16)
-        claimed = probability > self._threshold
+        claimed = probability > THRESHOLD
         own = bounding_box(claimed)
         if own is None:
             return
@@ -127,18 +125,6 @@ class Merging:
             own = self._best[box][self._labels[box] == segment.value]
             found[segment.value] = Found(own.size, float(own.mean(dtype=np.float64)) if own.size else None)
         return found
-
-
-def merge(probabilities: Iterable[tuple[Segment, np.ndarray]], grid: Grid, threshold: float = THRESHOLD) -> LabelMap:
-    """Merges probability volumes, each a float array (X, Y, Z) on the grid; see ``Merging``.
-
-    Raises:
-        ValueError: an array does not fit the grid, or a value is not in 1..65535 or comes twice.
-    """
-    merging = Merging(grid, threshold)
-    for segment, probability in probabilities:
-        merging.add(segment, probability)
-    return merging.label_map()
 
 
 def check_segment(
@@ -215,6 +201,8 @@ def write_label_map(label_map: LabelMap, path: str | Path) -> None:
             _write_nifti(label_map, temporary)
         else:
             _write_itk(label_map, temporary, path)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

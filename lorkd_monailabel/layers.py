@@ -62,12 +62,10 @@ class Layering:
 
     Args:
         grid: of the layers.
-        threshold: probability above which a voxel is claimed.
     """
 
-    def __init__(self, grid: Grid, threshold: float = THRESHOLD) -> None:
+    def __init__(self, grid: Grid) -> None:
         self._grid = grid
-        self._threshold = threshold
         self._arrays: list[np.ndarray] = []
         self._segments: list[Segment] = []
         self._layers: list[int] = []
@@ -76,7 +74,7 @@ class Layering:
     def add(self, segment: Segment, probability: np.ndarray, part: Box | None = None) -> None:
         """Adds a target; arguments and errors are those of ``Merging.add``."""
         check_segment(segment, probability, self._grid, part=part, earlier=self._segments)
-        claimed = probability > self._threshold
+        claimed = probability > THRESHOLD
         own = bounding_box(claimed)
         self._segments.append(segment)
         if own is None:

@@ -127,7 +127,7 @@ def brought_back(mask: Tensor, source: Grid, target: Grid) -> tuple[np.ndarray, 
     Returns:
         The array (X, Y, Z) of a part of the target, empty where nothing can be above the threshold, and the part.
     """
-    box = _box_above(mask, THRESHOLD)
+    box = _box_above_threshold(mask)
     part = None if box is None else within_reach(box, source, target)
     if part is None:
         return np.zeros((0, 0, 0), np.float32), (slice(0, 0), slice(0, 0), slice(0, 0))
@@ -139,9 +139,9 @@ def brought_back(mask: Tensor, source: Grid, target: Grid) -> tuple[np.ndarray, 
     return resample(mask[None].cpu(), source, target, "linear", part=part)[0].numpy(), part
 
 
-def _box_above(mask: Tensor, threshold: float) -> Box | None:
-    """The smallest box that holds all of a mask above a threshold; None where there is nothing."""
-    above = mask > threshold
+def _box_above_threshold(mask: Tensor) -> Box | None:
+    """The smallest box that holds all of a mask above the threshold; None where there is nothing."""
+    above = mask > THRESHOLD
     box = []
     for axis in range(3):
         one, other = (each for each in range(3) if each != axis)

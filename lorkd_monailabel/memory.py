@@ -17,6 +17,8 @@ import nibabel
 import numpy as np
 import torch
 
+from lorkd_monailabel.volume_files import UNREADABLE
+
 _FLOAT_BYTES = 4
 _MEMINFO = "/proc/meminfo"
 _CGROUPS = (
@@ -60,7 +62,7 @@ def announced(path: Path) -> Extent | None:
             image: Any = nibabel.load(path)
             return _checked(image.shape, np.linalg.norm(image.affine[:3, :3], axis=0))
         return _announced_itk(path)
-    except (OSError, ValueError, RuntimeError, ArithmeticError, nibabel.filebasedimages.ImageFileError):
+    except (*UNREADABLE, RuntimeError, ArithmeticError):
         return None  # the reader of the whole file says what is wrong with it
 
 

@@ -99,10 +99,12 @@ class Predictor:
         Raises:
             ValueError: it can't fit.
         """
-        asked = [target.structure.department for target in targets] if self.device.type == "cpu" else []
-        served = {name: self.store.served(name) for name in dict.fromkeys(asked)}
-        headers = {name: self.store.header(name, revision) for name, revision in served.items() if revision}
-        check_memory(extent, [(header["spacing_mm"], asked.count(name)) for name, header in headers.items()])
+        asked = [target.structure for target in targets] if self.device.type == "cpu" else []
+        served = {name: self.store.served(name) for name in dict.fromkeys(each.department for each in asked)}
+        headers = [self.store.header(name, revision) for name, revision in served.items() if revision]
+        names = {each.name for each in asked}
+        known = [(header["spacing_mm"], len(names.intersection(header["structures"]))) for header in headers]
+        check_memory(extent, [(spacing_mm, count) for spacing_mm, count in known if count])
 
     def segment(
         self,
@@ -200,7 +202,14 @@ class Predictor:
                 f"base {expert.base_sha256[:12]} was trained with other query vectors than the table's; "
                 "give the query table it was trained with"
             )
-        network = fused_network(base, expert).to(self.device)
+        network = fused_network(base, expert)
+        broken = next((name for name, weight in network.state_dict().items() if not weight.isfinite().all()), None)
+        if broken is not None:  # each structure would be said to be absent
+            raise ValueError(
+                f"weight {broken} of expert {expert.department}/{expert.revision:04d} holds NaN or infinity; "
+                "restore it from a backup or pin another revision"
+            )
+        network = network.to(self.device)
         return Fused(network, expert.revision, expert.spacing_mm, base.window, base.intensities, queries)
 
     def _kept_bytes(self) -> int:

@@ -31,7 +31,7 @@ _ITK = (".nrrd", ".mha", ".mhd")
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _MODALITIES = {"CT": "ct", "MR": "mri"}  # DICOM's words and ours
 _DESCRIPTION = "DICOM {}"  # what a NIfTI file made of a DICOM series says of its modality
-_UNREADABLE = (
+UNREADABLE = (
     ImageFileError,
     HeaderDataError,
     WrapStructError,
@@ -43,6 +43,7 @@ _UNREADABLE = (
     OverflowError,
     MemoryError,
 )
+"""What nibabel and the readers below it raise for damaged files."""
 
 
 class VolumeFile(NamedTuple):
@@ -103,7 +104,7 @@ def _read_nifti(path: Path) -> VolumeFile:
             return VolumeFile(np.empty(image.shape, dtype=image.get_data_dtype()), np.eye(4), None)
         with np.errstate(over="ignore"):
             array = np.asarray(image.dataobj, dtype=np.float32)  # scl_slope and scl_inter applied
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise _unreadable(path, error) from error
     described = image.header["descrip"].item().decode("ascii", errors="replace")
     modality = next((own for name, own in _MODALITIES.items() if described == _DESCRIPTION.format(name)), None)
@@ -183,22 +184,53 @@ def _read_dicom(folder: Path) -> VolumeFile:
         texts = [reader.GetMetaData(i, tag) for i in slices if reader.HasMetaDataKey(i, tag)]
         return np.array([[float(x) for x in text.split("\\")] for text in texts])
 
-    _check_slices(numbers("0020|0032"), numbers("0020|0037"), image.GetSpacing(), folder)
+    places, turns = numbers("0020|0032"), numbers("0020|0037")
+    frames = image.GetSize()[2]
+    if len(slices) == 1 and frames > 1:
+        places, turns = _frames(Path(reader.GetFileNames()[0]))
+    if min(len(places), len(turns)) < frames:
+        raise ValueError(
+            f"the slices of {folder} do not all say where they lie (ImagePositionPatient, ImageOrientationPatient), "
+            "but must; export the series again"
+        )
+    if frames > 1:
+        _check_slices(places, turns, image.GetSpacing(), folder)
     tag = reader.GetMetaData(0, "0008|0060").strip() if reader.HasMetaDataKey(0, "0008|0060") else ""
     return _from_itk(image, folder, _MODALITIES.get(tag))
+
+
+def _frames(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Where the frames of one file lie, as ``_check_slices`` takes it; SimpleITK makes 1 mm of what it can't follow."""
+    try:
+        import pydicom
+    except ImportError as error:
+        raise ValueError(
+            f"{path} holds many frames, which are read with pydicom; run: pip install 'lorkd-monailabel[server]'"
+        ) from error
+    file = pydicom.dcmread(path, stop_before_pixels=True)
+    shared = file.get("SharedFunctionalGroupsSequence", [{}])[0]
+    places: list[list[float]] = []
+    turns: list[list[float]] = []
+    for group in file.get("PerFrameFunctionalGroupsSequence", ()):
+        for found, sequence, name in (
+            (places, "PlanePositionSequence", "ImagePositionPatient"),
+            (turns, "PlaneOrientationSequence", "ImageOrientationPatient"),
+        ):
+            item = (group.get(sequence) or shared.get(sequence) or [{}])[0]
+            if value := item.get(name):
+                found.append([float(x) for x in value])
+    return np.array(places), np.array(turns)
 
 
 def _check_slices(places: np.ndarray, turns: np.ndarray, spacing_mm: tuple[float, ...], folder: Path) -> None:
     """Refuses slices that make no volume of even steps; places (slices, 3) in mm, turns (slices, 6) cosines."""
     steps = np.diff(places, axis=0)
     lengths = np.linalg.norm(steps, axis=-1)
-    if len(lengths) > 1 and np.ptp(lengths) > 0.1 * np.median(lengths):
+    if np.ptp(lengths) > 0.1 * np.median(lengths):
         raise ValueError(
             f"the slices of {folder} are {lengths.min():.2f} to {lengths.max():.2f} mm apart, but must be evenly "
             "spaced; look for missing slices and send the whole series"
         )
-    if len(lengths) == 0 or len(turns) == 0:
-        return
     if np.abs(turns - turns[0]).max() > 1e-3:
         raise ValueError(
             f"the slices of {folder} are turned against each other, but must be parallel; send one series of them"

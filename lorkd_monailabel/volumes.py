@@ -194,8 +194,9 @@ def _along(tensor: torch.Tensor, axis: int, position: np.ndarray, mode: str) -> 
     shape[axis] = len(low)
     weights = torch.from_numpy(weight).to(tensor).reshape(shape)
     result = tensor.new_empty([*tensor.shape[:axis], len(low), *tensor.shape[axis + 1 :]])
-    # slab by slab along another axis: two neighbours of the whole tensor at once would be two more copies of it
-    across = 1 if axis != 1 else 2
+    # slab by slab along another axis: two neighbours of the whole tensor at once would be two more copies of it;
+    # along the one that is outermost in memory, so that a slab is in one piece
+    across = max((each for each in (1, 2, 3) if each != axis), key=tensor.stride)
     slab = max(1, _CHUNK_ELEMENTS * tensor.shape[across] // max(1, result.numel()))
     for part, out in zip(tensor.split(slab, across), result.split(slab, across), strict=True):
         torch.lerp(part.index_select(axis, first), part.index_select(axis, second), weights, out=out)

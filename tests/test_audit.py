@@ -57,9 +57,16 @@ def test_writers_at_once_do_not_mix_and_share_a_key(audit):
     assert sorted(line["number"] for line in lines) == list(range(40))
 
 
-def test_a_torn_line_is_passed_over(audit):
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_a_torn_line_is_passed_over_alone(audit, end):
     audit.record("a")
     with audit.path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"action": "b"})[:5] + "\n")
+        file.write(json.dumps({"action": "b"})[:5] + end)
     audit.record("c")
     assert [line["action"] for line in audit.lines()] == ["a", "c"]
+
+
+def test_a_line_that_finds_no_space_is_an_error(audit, monkeypatch):
+    monkeypatch.setattr("os.write", lambda number, text: len(text) - 1)
+    with pytest.raises(OSError, match="no space is left for a line of the audit log"):
+        audit.record("a")

@@ -7,6 +7,7 @@ import highdicom
 import numpy as np
 import pydicom
 import pytest
+from pydicom.uid import RLELossless
 
 from lorkd_monailabel.departments import structure
 from lorkd_monailabel.dicom_grids import onto, read_series, source_series
@@ -187,12 +188,15 @@ def test_fractional_and_odd_sizes(tmp_path, grid, make_series):
     np.testing.assert_array_equal(read(tmp_path / "a.dcm", own).array, random)
     file = pydicom.dcmread(tmp_path / "a.dcm")
     bits = file.pixel_array
-    file.SegmentationType, file.MaximumFractionalValue = "FRACTIONAL", 200
+    file.SegmentationType, file.MaximumFractionalValue = "FRACTIONAL", 255
     file.BitsAllocated = file.BitsStored = 8
     file.HighBit = 7
-    file.PixelData = (bits.astype(np.uint8) * 100 + (1 - bits.astype(np.uint8)) * 99).tobytes()
+    file.PixelData = (bits.astype(np.uint8) * 128 + (1 - bits.astype(np.uint8)) * 127).tobytes()
     file.save_as(tmp_path / "b.dcm")
     np.testing.assert_array_equal(read(tmp_path / "b.dcm", own).array, random)
+    file.compress(RLELossless)
+    file.save_as(tmp_path / "c.dcm")
+    np.testing.assert_array_equal(read(tmp_path / "c.dcm", own).array, random)
 
 
 def test_source_series_is_the_folder_of_that_name(tmp_path, series):
@@ -221,3 +225,22 @@ def test_what_is_no_segmentation(tmp_path, series, grid):
         read_series(series[:1])
     with pytest.raises(ValueError, match="is no DICOM SEG"):
         read(series[0], grid)
+
+
+@pytest.mark.parametrize("lost", ["SegmentSequence", "SharedFunctionalGroupsSequence", "PixelData", "NumberOfFrames"])
+def test_damaged_segmentation_is_refused_in_a_sentence(tmp_path, series, grid, lost):
+    write(LabelMap(blocks(1), grid, segments(1), ()), series, tmp_path / "a.dcm")
+    file = pydicom.dcmread(tmp_path / "a.dcm")
+    del file[lost]
+    file.save_as(tmp_path / "a.dcm")
+    with pytest.raises(ValueError, match=r"a\.dcm is a damaged DICOM SEG .*; export it again"):
+        read(tmp_path / "a.dcm", grid)
+
+
+def test_frame_of_an_unknown_segment_is_refused(tmp_path, series, grid):
+    write(LabelMap(blocks(1), grid, segments(1), ()), series, tmp_path / "a.dcm")
+    file = pydicom.dcmread(tmp_path / "a.dcm")
+    file.PerFrameFunctionalGroupsSequence[0].SegmentIdentificationSequence[0].ReferencedSegmentNumber = 9
+    file.save_as(tmp_path / "a.dcm")
+    with pytest.raises(ValueError, match=r"a\.dcm is a damaged DICOM SEG"):
+        read(tmp_path / "a.dcm", grid)

@@ -67,6 +67,15 @@ def test_says_why_not():
     )
 
 
+def test_of_several_departments_the_one_without_an_expert_is_named():
+    targets, (missed,) = understood("everything in spine and abdomen", "auto", known)
+    assert [target.structure.name for target in targets] == ["spleen", "liver"]
+    assert (missed.phrase, missed.message) == (
+        "everything in spine and abdomen",
+        "there is no expert of spine (experts exist for: head_and_neck, thorax, abdomen); train one first",
+    )
+
+
 def test_refuses_what_resolve_refuses():
     with pytest.raises(ValueError, match="the prompt is empty"):
         understood("  ", "auto", known)

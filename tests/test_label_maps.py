@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import resource
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 import SimpleITK as sitk
 
 from lorkd_monailabel.departments import Structure
-from lorkd_monailabel.label_maps import Found, LabelMap, Merging, Overlap, Segment, merge, write_label_map
+from lorkd_monailabel.label_maps import Found, LabelMap, Merging, Overlap, Segment, write_label_map
 from lorkd_monailabel.volumes import Grid, read_volume
 
 LIVER = Structure("liver", "abdomen", None, "10200004", "Liver", (221, 130, 101), ())
@@ -42,6 +43,13 @@ def example(grid: Grid, values: tuple[int, ...] = (1, 2, 3), dtype: type = np.ui
     return LabelMap(array, grid, segments, ())
 
 
+def merged(probabilities: Iterable[tuple[Segment, np.ndarray]], grid: Grid) -> LabelMap:
+    merging = Merging(grid)
+    for segment, probability in probabilities:
+        merging.add(segment, probability)
+    return merging.label_map()
+
+
 def box(shape: tuple[int, int, int], x: slice, probability: float) -> np.ndarray:
     array = np.zeros(shape, np.float32)
     array[x] = probability
@@ -52,7 +60,7 @@ def test_merge_by_hand() -> None:
     grid = straight_grid((6, 1, 1))
     liver = np.array([0.9, 0.6, 0.7, 0.5, 0.0, 0.0], np.float32).reshape(6, 1, 1)
     kidney = np.array([0.0, 0.8, 0.7, 0.6, 0.9, 0.4], np.float32).reshape(6, 1, 1)
-    label_map = merge([(Segment(1, LIVER), liver), (Segment(7, LEFT_KIDNEY), kidney)], grid)
+    label_map = merged([(Segment(1, LIVER), liver), (Segment(7, LEFT_KIDNEY), kidney)], grid)
     # 0.5 claims nothing; the higher wins; the tie at 0.7 goes to the earlier
     assert label_map.array.ravel().tolist() == [1, 7, 1, 7, 7, 0]
     assert label_map.array.dtype == np.uint8
@@ -105,14 +113,14 @@ def test_every_pair_is_counted_as_in_masks_at_once() -> None:
         array[region] = generator.random(array[region].shape).round(1)
         name = f"structure {value}"
         probabilities.append((Segment(value, Structure(name, "abdomen", None, "1", "x", (1, 2, 3), ())), array))
-    label_map = merge(iter(probabilities), grid, threshold=0.4)
+    label_map = merged(iter(probabilities), grid)
 
     stack = np.stack([array for _, array in probabilities])
-    winner = np.where((stack > 0.4).any(axis=0), np.where(stack > 0.4, stack, -1).argmax(axis=0) + 1, 0)
+    winner = np.where((stack > 0.5).any(axis=0), np.where(stack > 0.5, stack, -1).argmax(axis=0) + 1, 0)
     np.testing.assert_array_equal(label_map.array, winner)
     expected = {}
     for first, second in itertools.combinations(range(8), 2):
-        if both := int(((stack[first] > 0.4) & (stack[second] > 0.4)).sum()):
+        if both := int(((stack[first] > 0.5) & (stack[second] > 0.5)).sum()):
             expected[f"structure {first + 1}", f"structure {second + 1}"] = both
     assert len(expected) > 5
     assert {(o.first, o.second): o.voxels for o in label_map.overlaps} == expected
@@ -127,7 +135,7 @@ def test_merge_needs_one_probability_volume_at_a_time() -> None:
             yield Segment(value, structure), array
             array[:] = np.nan  # once it asks for the next, merge needs nothing of this one
 
-    label_map = merge(stream(), grid)
+    label_map = merged(stream(), grid)
     assert (label_map.array == 1).all()
     assert [overlap.voxels for overlap in label_map.overlaps] == [120, 120, 120]
 
@@ -135,16 +143,16 @@ def test_merge_needs_one_probability_volume_at_a_time() -> None:
 def test_merge_widens_only_when_it_must() -> None:
     grid = straight_grid()
     first = (Segment(255, LIVER), box(grid.shape, slice(0, 2), 0.9))
-    assert merge([first], grid).array.dtype == np.uint8
-    label_map = merge([first, (Segment(256, SPLEEN), box(grid.shape, slice(1, 4), 0.8))], grid)
+    assert merged([first], grid).array.dtype == np.uint8
+    label_map = merged([first, (Segment(256, SPLEEN), box(grid.shape, slice(1, 4), 0.8))], grid)
     assert label_map.array.dtype == np.uint16
     assert label_map.array[:, 0, 0].tolist() == [255, 255, 256, 256]
 
 
 def test_merge_of_nothing_and_of_empty_masks() -> None:
     grid = straight_grid()
-    assert not merge([], grid).array.any()
-    label_map = merge([(Segment(1, LIVER), np.zeros(grid.shape))], grid)
+    assert not merged([], grid).array.any()
+    label_map = merged([(Segment(1, LIVER), np.zeros(grid.shape))], grid)
     assert not label_map.array.any()
     assert label_map.segments == (Segment(1, LIVER),)
     assert label_map.overlaps == ()
@@ -162,7 +170,7 @@ def test_merge_of_nothing_and_of_empty_masks() -> None:
 def test_merge_refuses(value: int, shape: tuple[int, int, int], message: str) -> None:
     grid = straight_grid()
     with pytest.raises(ValueError, match=message):
-        merge([(Segment(1, LIVER), np.zeros(grid.shape)), (Segment(value, SPLEEN), np.zeros(shape))], grid)
+        merged([(Segment(1, LIVER), np.zeros(grid.shape)), (Segment(value, SPLEEN), np.zeros(shape))], grid)
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nrrd", "a.seg.nrrd", "a.mha", "A.NII.GZ", "A.NRRD"])
@@ -275,3 +283,17 @@ def test_a_full_disk_keeps_the_old_file(tmp_path: Path, name: str) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert os.listdir(tmp_path) == [name]
     assert (tmp_path / name).read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nrrd"])
+def test_what_is_not_on_disk_takes_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    (tmp_path / name).write_bytes(b"before")
+
+    def fail(number: int) -> None:
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="the disk is gone"):
+        write_label_map(example(straight_grid()), tmp_path / name)
+    assert os.listdir(tmp_path) == [name]
+    assert (tmp_path / name).read_bytes() == b"before"

@@ -1,5 +1,7 @@
 """Tests of lorkd_monailabel.memory."""
 
+import gzip
+
 import nibabel
 import numpy as np
 import pytest
@@ -53,7 +55,13 @@ def test_files_that_say_nothing(tmp_path):
     singular.header["srow_x"] = singular.header["srow_y"] = singular.header["srow_z"] = 0
     singular.header["sform_code"] = 1
     (tmp_path / "singular.nii").write_bytes(singular.header.binaryblock + bytes(4 + 420))
-    for name in ("text.nii.gz", "a.nrrd", "absent.nii", "singular.nii", "."):
+    damaged = singular.header.copy()
+    damaged.structarr["datatype"] = 9999
+    (tmp_path / "damaged.nii").write_bytes(damaged.binaryblock + bytes(4 + 420))
+    packed = bytearray(gzip.compress(bytes(1000)))
+    packed[12] ^= 255
+    (tmp_path / "packed.nii.gz").write_bytes(packed)
+    for name in ("text.nii.gz", "a.nrrd", "absent.nii", "singular.nii", "damaged.nii", "packed.nii.gz", "."):
         assert announced(tmp_path / name) is None, name
 
 

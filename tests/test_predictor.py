@@ -177,6 +177,15 @@ def test_says_so_where_no_expert_knows_any_target(store: ExpertStore, volume: Vo
     assert predictor.structures("spine") == ()
 
 
+def test_weights_that_are_no_numbers(store: ExpertStore, make_expert: MakeExpert, volume: Volume) -> None:
+    expert = make_expert()
+    name = next(iter(expert.factors))
+    expert.factors[name][1][0, 0] = math.nan
+    store.publish(expert)
+    with pytest.raises(ValueError, match=rf"weight {name} of expert abdomen/0002 holds NaN or infinity"):
+        Predictor(store).segment(volume, targets("liver"))
+
+
 def test_the_next_call_uses_the_new_revision_and_a_running_one_keeps_its_own(
     store: ExpertStore, make_expert: MakeExpert, volume: Volume
 ) -> None:

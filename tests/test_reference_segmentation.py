@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lorkd_monailabel.departments import structure
 from lorkd_monailabel.experts import Base, Expert, fused_network, plain_network
-from lorkd_monailabel.label_maps import Segment, merge, write_label_map
+from lorkd_monailabel.label_maps import Merging, Segment, write_label_map
 from lorkd_monailabel.learning.cases import case_of
 from lorkd_monailabel.learning.decomposition import Decomposition
 from lorkd_monailabel.networks.segmenter import build_segmenter
@@ -77,9 +77,10 @@ def test_output_lies_on_the_image(store: ExpertStore, volume: Volume, tmp_path: 
 def test_overlaps_are_no_third_class() -> None:
     grid = Grid((2, 1, 1), np.eye(4))
     liver, spleen = Segment(1, structure("liver")), Segment(2, structure("spleen"))
-    maps = [(liver, np.array([[[0.9]], [[0.6]]])), (spleen, np.array([[[0.8]], [[0.9]]]))]
-    label_map = merge(iter(maps), grid)
-    assert label_map.array.flatten().tolist() == [1, 2]
+    merging = Merging(grid)
+    merging.add(liver, np.array([[[0.9]], [[0.6]]]))
+    merging.add(spleen, np.array([[[0.8]], [[0.9]]]))
+    assert merging.label_map().array.flatten().tolist() == [1, 2]
 
 
 def test_only_the_experts_asked_for_are_in_memory_and_they_are_fused(store: ExpertStore, volume: Volume) -> None:

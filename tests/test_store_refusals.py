@@ -136,7 +136,8 @@ def test_a_header_that_is_not_ours(store: ExpertStore, metadata: dict[str, str] 
     assert str(path) in refusal(lambda: store.load("abdomen"))
 
 
-HOSTILE = (None, True, 5, "text", [], ["a", 1], {}, {"a": "b"}, {"a": None}, [[1]], float("nan"), [8, 8], [8, "8", 8])
+NO_SIZES = ([8, 8], [8, "8", 8], [8, 0, 8])
+HOSTILE = (None, True, 5, "text", [], ["a", 1], {}, {"a": "b"}, {"a": None}, [[1]], float("nan"), *NO_SIZES)
 EXPERT = {
     "department": [],
     "base_sha256": ["text"],

@@ -8,7 +8,6 @@ Stop with Ctrl+C and run again to go on. Base and experts are added to ``store``
 run went.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from torch import nn
 
 from lorkd_monailabel.experts import Base, extract
+from lorkd_monailabel.json_files import write_json
 from lorkd_monailabel.learning.decomposition import PHASES, RANKS, Decomposition, decompose
 from lorkd_monailabel.learning.distributed import World
 from lorkd_monailabel.learning.engine import BACKEND, Engine
@@ -43,6 +43,7 @@ from train.data import (
     structures_of,
     table_of,
 )
+from train.drafts import write_whole
 from train.recipe import Session, cases_once, engine_of, overlays, run_recipe
 from train.reporting.provenance import portable
 from train.settings import DecomposeConfig
@@ -238,11 +239,10 @@ def write_ranks(
     """Write down the ranks and why, for people and for programs."""
     parameters = {name: sum(tensor.numel() for tensor in decomposition.factors[name].parameters()) for name in choices}
     folder = Path(config.output)
-    folder.mkdir(parents=True, exist_ok=True)
     text = report(
         choices, rule, probe_samples=config.probe_samples, warmup_steps=config.warmup_steps, parameters=parameters
     )
-    (folder / "ranks.md").write_text(text, encoding="utf-8")
+    write_whole(folder / "ranks.md", text)
     found = {
         **ranks_of(choices),
         "departments": {name: asdict(choice) for name, choice in choices.items()},
@@ -251,7 +251,7 @@ def write_ranks(
         "probe_samples": config.probe_samples,
         "warmup_steps": config.warmup_steps,
     }
-    (folder / "ranks.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / "ranks.json", found)
 
 
 def ranks_of(choices: Mapping[str, RankChoice]) -> dict[str, Any]:

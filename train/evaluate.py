@@ -2,9 +2,10 @@
 
     python -m train.evaluate train/configs/evaluate.toml --set cases=cases.jsonl --set model=MODEL
 
-A model is a store, a foundation or a folder of specialists, see ``train.scoring.models``. Writes ``<output>.csv`` (a
-row for each case, structure and grid) and ``<output>.json`` (the model, its cost, the cases, where the run comes from).
-Stop with Ctrl+C and run again to go on; run again after the end, it prints the tables.
+A model is a store, of which the served revisions are measured, a foundation or a folder of specialists, see
+``train.scoring.models``. Writes ``<output>.csv`` (a row for each case, structure and grid) and ``<output>.json`` (the
+model, its cost, the cases, where the run comes from). Stop with Ctrl+C and run again to go on; run
+again after the end, it prints the tables.
 """
 
 import hashlib
@@ -27,7 +28,7 @@ from lorkd_monailabel.learning.cases import Case, departments_of, read_cases
 from lorkd_monailabel.learning.metrics import dice, surface_dice
 from lorkd_monailabel.predictor import OVERLAP, Predictor
 from lorkd_monailabel.prompts import Target
-from lorkd_monailabel.volumes import Grid, canonical_grid, read_labels, read_volume, resample
+from lorkd_monailabel.volumes import Grid, canonical_grid, read_labels, read_volume, resample, same_grid
 from train.config import parse
 from train.reporting.provenance import provenance
 from train.scoring.intervals import METRICS, Resamples
@@ -36,7 +37,6 @@ from train.scoring.scores import Draft, Score, read_about, read_scores, write_sc
 from train.scoring.tables import Cell, Table, markdown
 
 NATIVE = "native"
-SAME_PLACE_MM = 0.01
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def reference_of(case: Case, grid: Grid) -> np.ndarray:
         ValueError: they are not.
     """
     labels, own = read_labels(case.label)
-    if own.shape != grid.shape or not np.allclose(own.affine, grid.affine, atol=SAME_PLACE_MM):
+    if not same_grid(own, grid):
         raise ValueError(f"{case.label} is not on the grid of {case.image}; export it on the image's grid")
     return labels
 
@@ -245,10 +245,10 @@ def identity_of(config: EvaluateConfig, model: Model, cases: Sequence[Case]) -> 
 
 def described(config: EvaluateConfig, model: Model, cases: Sequence[Case], identity: str) -> dict[str, Any]:
     """Tell what was evaluated, what it costs, on which cases, and where the figures come from."""
-    spacings = {name: model.store.header(name)["spacing_mm"] for name in model.departments}
+    spacings = {name: model.store.header(name, own)["spacing_mm"] for name, own in model.revisions.items()}
     return {
         "identity": identity,
-        "model": {"kind": model.kind, "sha256": model.sha256, "spacing_mm": spacings},
+        "model": {"kind": model.kind, "sha256": model.sha256, "revisions": model.revisions, "spacing_mm": spacings},
         **asdict(cost_of(model)),
         "cases": {"count": len(cases), "sha256": _sha256(list(_lines(cases)))},
         "provenance": provenance(config, config.seed, device=config.device),

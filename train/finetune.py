@@ -1,4 +1,4 @@
-"""Retrain one department's expert on new cases and publish it; base and other experts stay as they are.
+"""Retrain one department's served expert on new cases and publish it; base and other experts stay as they are.
 
     python -m train.finetune train/configs/finetune.toml --set data.cases=cases.jsonl --set department=abdomen
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from lorkd_monailabel.departments import department as find_department
-from lorkd_monailabel.experts import as_float, extract, fuse
+from lorkd_monailabel.experts import extract, fused_network
 from lorkd_monailabel.learning.distributed import World
 from lorkd_monailabel.learning.finetuning import finetune
 from lorkd_monailabel.learning.training import stop_on_signal
@@ -33,7 +33,7 @@ def run_finetuning(config: FinetuneConfig, world: World) -> list[str]:
     """Train and publish."""
     department = find_department(config.department).id
     store = ExpertStore(config.store)
-    expert = store.load(department)
+    expert = store.load(department, store.served(department))
     base = store.base(expert.base_sha256)
     data = replace(config.data, spacing_mm={"default": list(expert.spacing_mm)}, intensities=base.intensities)
     with cases_once(world):
@@ -64,22 +64,20 @@ def run_finetuning(config: FinetuneConfig, world: World) -> list[str]:
         if not world.first:
             return []
         cases = prepared[department]
-        revision = store.publish(
-            extract(
-                factors,
-                department=department,
-                base_sha256=base.sha256,
-                spacing_mm=expert.spacing_mm,
-                structures=tuple(dict.fromkeys((*expert.structures, *structures_of(cases)))),
-                parent=expert.revision,
-                about={"sources": sources_of(cases), "cases": len(cases), "steps": config.steps},
-                norms=expert.norms,
-                dtype=next(iter(expert.factors.values()))[0].dtype,
-            )
+        retrained = extract(
+            factors,
+            department=department,
+            base_sha256=base.sha256,
+            spacing_mm=expert.spacing_mm,
+            structures=tuple(dict.fromkeys((*expert.structures, *structures_of(cases)))),
+            parent=expert.revision,
+            about={"sources": sources_of(cases), "cases": len(cases), "steps": config.steps},
+            norms=expert.norms,
+            dtype=next(iter(expert.factors.values()))[0].dtype,
         )
-        checkpoint.unlink()  # the run is over: the next one starts from the new revision
-        weights = fuse(as_float(base.weights), factors.pairs(), factors.scales, as_float(expert.norms))
-        shown = overlays(samples, build_segmenter(**base.network), queries, lambda name: weights)
+        revision = store.publish(retrained)
+        checkpoint.unlink(missing_ok=True)  # the run is over: the next one starts from the new revision
+        shown = overlays(samples, fused_network(base, retrained), queries)
         session.report(f"Retraining of {department}, revision {revision}", shown)
     return [f"published {department}/{revision:04d} in {config.store}"]
 

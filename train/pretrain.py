@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def pretrain(config: PretrainConfig, world: World) -> list[str]:
     """Train and write the foundation."""
     output, engine = Path(config.output), engine_of(config.engine, world)
+    checkpoint = output / "pretrain.pt"
     with cases_once(world):
         prepared = prepared_cases(config.data)
     torch.manual_seed(config.seed)
@@ -63,7 +64,7 @@ def pretrain(config: PretrainConfig, world: World) -> list[str]:
                 trainer,
                 samples,
                 batch_size=config.batch_size,
-                checkpoint=output / "pretrain.pt",
+                checkpoint=checkpoint,
                 report=session.listener("pretrain"),
                 stop=stop,
                 workers=config.data.workers,
@@ -87,6 +88,7 @@ def pretrain(config: PretrainConfig, world: World) -> list[str]:
         path = output / "foundation.safetensors"
         path.unlink(missing_ok=True)
         write_file(path, base_header(foundation, "foundation"), foundation.weights)
+        checkpoint.unlink(missing_ok=True)  # the run is over: the same command starts another
         session.report("Foundation", shown)
     return [f"wrote {path}"]
 

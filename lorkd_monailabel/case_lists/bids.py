@@ -72,6 +72,9 @@ def bids(
     ]
     if not found:
         raise ValueError(f"{below} holds no *_dseg.nii.gz or *_mask.nii.gz that fits {only!r}; name a BIDS data set")
+    nobodys = next((each.path for each in found if "sub" not in each.entities), None)
+    if nobodys is not None:
+        raise ValueError(f"{nobodys} does not say whose it is; name it sub-LABEL_…, LABEL of letters and digits alone")
     names = _name(source)
     images: dict[Path, list[_File]] = {}
     cases = []

@@ -14,7 +14,7 @@ VOLUMES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 _WORDS = re.compile(r"[a-z0-9]+")
 _CT = {"ct", "cta", "cect", "ncct", "ldct", "hu"}
 _MRI = {
-    *("mri", "mr", "t1", "t1w", "t1c", "t1ce", "t1gd", "t1gd", "t1n", "t2", "t2w", "t2f", "t2star", "t2starw", "flair"),
+    *("mri", "mr", "t1", "t1w", "t1c", "t1ce", "t1gd", "t1n", "t2", "t2w", "t2f", "t2star", "t2starw", "flair"),
     *("adc", "dwi", "pd", "pdw", "pdt2", "inplanet1", "inplanet2", "unit1", "bssfp", "lge", "cine", "dixon", "swi"),
 }
 

@@ -64,8 +64,10 @@ def save(array: np.ndarray, affine: np.ndarray, path: Path) -> None:
     """Write a NIfTI file, whole on the disk when this returns.
 
     Raises:
-        OSError: it can't be written.
+        OSError: it can't be written, or another case has a file of this name.
     """
+    if path.exists():
+        raise FileExistsError(f"{path.name} would be written twice; convert the cases with such names apart")
     image = nibabel.Nifti1Image(array, affine)
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)

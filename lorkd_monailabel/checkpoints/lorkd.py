@@ -57,15 +57,14 @@ def is_lorkd(names: Sequence[str]) -> bool:
     return any(".lora_A_list." in name for name in names)
 
 
-def read_lorkd(path: str | Path, ranks: Sequence[int] | None = None) -> Release:
+def read_lorkd(path: str | Path) -> Release:
     """Read a released checkpoint.
 
     Args:
         path: of a ``.pth`` file.
-        ranks: of the encoder's layers that the departments should have, in LoRKD's order; any if not given.
 
     Raises:
-        ValueError: it is none, with the first name that differs, or has other ranks.
+        ValueError: it is none, with the first name that differs.
     """
     path = Path(path)
     state = dict(without(read_state(path), _COPY))
@@ -76,8 +75,6 @@ def read_lorkd(path: str | Path, ranks: Sequence[int] | None = None) -> Release:
     own = [
         _rank(state, _factor_names(first, task)[0], numbers["kernel_size"], path) for task in range(len(DEPARTMENTS))
     ]
-    if ranks is not None and list(ranks) != own:
-        raise ValueError(f"{path} has ranks {own}, not {list(ranks)}; give the file of those ranks, or leave them out")
     checked_tensors(state, release_shapes(segmenter, own), path, what=WHAT)
     parts = {}
     for task, department in enumerate(DEPARTMENTS):

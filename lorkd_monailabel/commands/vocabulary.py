@@ -1,17 +1,22 @@
-"""``lorkd vocabulary``: makes the query table of the vocabulary, anew or extended, and shows what is in one."""
+"""``lorkd vocabulary``: makes and shows query tables of the vocabulary, and writes it as terminology for 3D Slicer."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import uuid
+import zlib
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from textwrap import wrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lorkd_monailabel.commands.options import Subparsers, check_free
 from lorkd_monailabel.commands.tables import printable
-from lorkd_monailabel.departments import structures
+from lorkd_monailabel.departments import LATERALITY, Structure, structures
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,12 +29,25 @@ ENCODERS = {
     "onnx": "any sentence encoder as ONNX, run by onnxruntime",
 }
 WIDTH = 100
+TERMINOLOGY = """{
+"SegmentationCategoryTypeContextName": "Segmentation category and type - LoRKD",
+"@schema": "https://raw.githubusercontent.com/qiicr/dcmqi/master/doc/schemas/segment-context-schema.json#",
+"SegmentationCodes": {"Category": [
+{"CodingSchemeDesignator": "SCT", "CodeValue": "123037004", "CodeMeaning": "Anatomical Structure",
+"showAnatomy": false, "Type": [
+%s
+]}]}}
+"""
+PRIVATE_SCHEME = "99LORKD"
+"""Coding scheme of what has no code of its own; DICOM keeps the names that begin with 99 for private ones."""
 
 
 def add_to(subparsers: Subparsers) -> None:
     """Add the command and those under it."""
-    parser = subparsers.add_parser("vocabulary", help="make and show query tables", description=__doc__)
-    verbs = parser.add_subparsers(metavar="embed | show", required=True)
+    parser = subparsers.add_parser(
+        "vocabulary", help="make and show query tables, write 3D Slicer's terms", description=__doc__
+    )
+    verbs = parser.add_subparsers(metavar="embed | show | terminology", required=True)
     verb = verbs.add_parser("embed", help="names of departments.json -> query vectors", description=__doc__)
     verb.add_argument(
         "--encoder",
@@ -50,6 +68,10 @@ def add_to(subparsers: Subparsers) -> None:
     shown = verbs.add_parser("show", help="print what is in a query table, and which structures it lacks")
     shown.add_argument("file", type=Path, metavar="FILE")
     shown.set_defaults(run=show)
+    terms = verbs.add_parser("terminology", help="write all structures as a terminology for 3D Slicer's Segment Editor")
+    terms.add_argument("file", type=Path, metavar="FILE", help="its name should end in .term.json")
+    terms.add_argument("--force", action="store_true", help="overwrite it")
+    terms.set_defaults(run=terminology)
 
 
 def embed(arguments: argparse.Namespace) -> int:
@@ -118,6 +140,51 @@ def show(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def terminology(arguments: argparse.Namespace) -> int:
+    """Write the terminology, a code a line.
+
+    Raises:
+        OSError: the file is taken or can't be written.
+    """
+    check_free(arguments.file, force=arguments.force)
+    alike: dict[str, list[Structure]] = defaultdict(list)
+    for each in structures().values():
+        alike[each.snomed].append(each)
+    text = TERMINOLOGY % ",\n".join(json.dumps(_type(group)) for group in alike.values())
+    with _drafted(arguments.file) as draft:
+        draft.write_text(text, encoding="utf-8")
+    print(f"{arguments.file}: {len(structures())} structures, {len(alike)} codes")
+    return 0
+
+
+def _type(alike: list[Structure]) -> dict[str, Any]:
+    """A type of the terminology: structures that share a code, told apart by modifiers.
+
+    Sides have codes of their own. Parts that have none keep the broader code, as in label maps, and their modifier is a
+    private one, with their name.
+    """
+    first = alike[0]
+    code = _code("SCT", first.snomed, first.snomed_meaning)
+    if len(alike) == 1 and first.side is None:
+        return {**code, **_shown(first)}
+    return {**code, "Modifier": [{**_modifier(each), **_shown(each)} for each in alike]}
+
+
+def _modifier(structure: Structure) -> dict[str, str]:
+    if structure.side is None:  # DICOM takes no code of more than 16 characters
+        return _code(PRIVATE_SCHEME, f"{zlib.crc32(structure.name.encode()):08X}", structure.name.capitalize())
+    return _code("SCT", *LATERALITY[structure.side])
+
+
+def _code(scheme: str, value: str, meaning: str) -> dict[str, str]:
+    return {"CodingSchemeDesignator": scheme, "CodeValue": value, "CodeMeaning": meaning}
+
+
+def _shown(structure: Structure) -> dict[str, Any]:
+    """Name and color that Slicer gives to a segment."""
+    return {"3dSlicerLabel": structure.name, "recommendedDisplayRGBValue": structure.color}
+
+
 def write_table(table: QueryTable, path: Path) -> None:
     """Write a table, whole or not at all, and only where it reads back as the same space.
 
@@ -126,10 +193,17 @@ def write_table(table: QueryTable, path: Path) -> None:
     """
     from lorkd_monailabel.text_encoder import QueryTable
 
-    draft = path.with_name(f".{uuid.uuid4().hex}.safetensors")
-    try:
+    with _drafted(path) as draft:
         table.save(draft)
         assert QueryTable.load(draft).space == table.space
+
+
+@contextmanager
+def _drafted(path: Path) -> Iterator[Path]:
+    """Give a path to write to, and put what was written there in the place of ``path``, unless that fails."""
+    draft = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
+    try:
+        yield draft
         with open(draft, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(draft, path)

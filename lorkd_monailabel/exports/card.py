@@ -5,6 +5,8 @@ from typing import Any
 
 from lorkd_monailabel.departments import department
 from lorkd_monailabel.exports.subject import Subject
+from lorkd_monailabel.label_maps import THRESHOLD
+from lorkd_monailabel.predictor import OVERLAP
 
 _INTENSITIES = {
     ("fixed", "ct"): "clip to -500..1000 HU, minus 50, by 200, on the grid of the file, before resampling",
@@ -42,9 +44,9 @@ def model_card(subject: Subject, *, form: str, run: str, difference: float) -> s
         ("modality", ", ".join(subject.modalities())),
         ("orientation", "RAS: axes closest to right, anterior, superior"),
         ("spacing", f"{spacing} mm"),
-        ("window", f"{' x '.join(map(str, subject.window))} voxels, overlap 0.5, blended by a Gaussian"),
+        ("window", f"{' x '.join(map(str, subject.window))} voxels, overlap {OVERLAP:g}, blended by a Gaussian"),
         *((f"intensities, {each}", _INTENSITIES[base.intensities, each]) for each in subject.modalities()),
-        ("threshold", "a voxel is of a structure above 0.5; of several, the largest wins"),
+        ("threshold", f"a voxel is of a structure above {THRESHOLD:g}; of several, the largest wins"),
         ("difference", f"{difference:.1e} at most, of probabilities to the network in float32, on a patch of noise"),
     ]
     lines = [

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lorkd_monailabel.experts import plain_network
+from lorkd_monailabel.exports.compact import unpacked
 from lorkd_monailabel.exports.subject import FORMAT, Subject
 
 QUERIES = "queries."
@@ -57,8 +58,6 @@ def run(subject: Subject) -> str:
 
 
 def _difference(subject: Subject, path: Path) -> float:
-    from lorkd_monailabel.exports.compact import unpacked
-
     with safe_open(path, "pt") as file:
         network = json.loads(file.metadata()["settings"])["network"]
     weights = {name: tensor for name, tensor in load_file(path).items() if not name.startswith(QUERIES)}

@@ -23,10 +23,8 @@ def write(subject: Subject, folder: Path) -> float:
     """Write ``model.pth``; the largest difference of probabilities to float32.
 
     Raises:
-        ValueError: the network is not of SAT's architecture, or the dtype is int8.
+        ValueError: the network is not of SAT's architecture.
     """
-    if subject.dtype == "int8":
-        raise ValueError("SAT's loader knows no int8 weights; export sat as float32, bfloat16 or float16")
     path = folder / NAME
     write_sat(path, subject.base.network, subject.tensors)
     numbers, weights = read_sat(path)

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from lorkd_monailabel.departments import department
 from lorkd_monailabel.experts import Base, Expert, fused_network
 from lorkd_monailabel.exports.compact import CompactSegmenter, packed
+from lorkd_monailabel.label_maps import THRESHOLD
 from lorkd_monailabel.networks.segmenter import Segmenter
 from lorkd_monailabel.predictor import OVERLAP
 from lorkd_monailabel.text_encoder import QueryTable
 
 FORMAT = "lorkd-export/1"
-THRESHOLD = 0.5
 MODALITIES = ("ct", "mri")
 EXACT = 1e-4
 """Largest difference of probabilities that an export in float32 may have."""

@@ -121,12 +121,12 @@ class Decomposition:
         factors = self.factors[department]
         return fuse(self.weights, factors.pairs(), factors.scales)
 
-    def factor_tensors(self, departments: Sequence[str] = ()) -> dict[str, nn.Parameter]:
-        """Name the factors of departments (of all, if none is named) for an optimiser."""
+    def factor_tensors(self) -> dict[str, nn.Parameter]:
+        """Name the factors of all departments for an optimiser."""
         return {
             f"{department}.{name}": tensor
-            for department in departments or self.factors
-            for name, tensor in self.factors[department].named_parameters()
+            for department, factors in self.factors.items()
+            for name, tensor in factors.named_parameters()
         }
 
     def load(self, base: Base, experts: Sequence[Expert]) -> None:

@@ -10,7 +10,6 @@ from lorkd_monailabel.learning.trainer import Trainer
 from lorkd_monailabel.learning.training import Progress, run
 from lorkd_monailabel.networks.low_rank import Factors
 from lorkd_monailabel.networks.segmenter import build_segmenter
-from lorkd_monailabel.teachers.protocol import Teacher
 from lorkd_monailabel.text_encoder import QueryTable
 
 
@@ -29,8 +28,6 @@ def finetune(
     report: Callable[[Progress], None],
     stop: Callable[[], bool],
     workers: int = 1,
-    teacher: Teacher | None = None,
-    beta: float = 0.1,
 ) -> Factors:
     """Train a copy of an expert's factors on new samples of its department.
 
@@ -48,8 +45,6 @@ def finetune(
         report: told after every step.
         stop: asked after every step.
         workers: processes that make samples.
-        teacher: for the transfer loss; None trains on the task alone, but for samples that bring a teacher's masks.
-        beta: weight of the transfer loss.
 
     Returns:
         The trained factors, ready for ``extract``.
@@ -73,8 +68,6 @@ def finetune(
         [(dict(factors.named_parameters()), learning_rate)],
         queries=queries,
         steps=steps,
-        teacher=teacher,
-        beta=beta,
         balance=balance,
         engine=engine,
     )

@@ -34,8 +34,13 @@ def task_loss(
     """
     if annotated is None:
         logits, masks = logits.flatten(0, 1), masks.flatten(0, 1)
+    elif annotated.dtype == torch.bool and annotated.shape == logits.shape[:2]:
+        logits, masks = logits[annotated], masks[annotated]  # by index, as a product with zero would keep a NaN
     else:
-        logits, masks = _chosen(logits, annotated), _chosen(masks, annotated)
+        raise ValueError(
+            f"annotated is {annotated.dtype} {tuple(annotated.shape)}, expected torch.bool {tuple(logits.shape[:2])}; "
+            "give one boolean for each image and structure"
+        )
     if not len(logits):
         return logits.sum()
     probabilities = logits.sigmoid()
@@ -49,9 +54,7 @@ def task_loss(
     return entropy + (1 - dice).mean()
 
 
-def transfer_loss(
-    logits: Tensor, probabilities: Tensor, *, form: str = "bernoulli", annotated: Tensor | None = None
-) -> Tensor:
+def transfer_loss(logits: Tensor, probabilities: Tensor, *, form: str = "bernoulli") -> Tensor:
     """Divergence of the student's masks from the teacher's, the proper form of LoRKD Eq. 8.
 
     ``bernoulli`` is the Kullback-Leibler divergence of Bernoulli masks, with p the teacher and q the student
@@ -69,21 +72,18 @@ def transfer_loss(
         probabilities: teacher, same shape, in 0..1; no gradient flows into it. A mask that is NaN in all voxels is of a
             structure that the teacher does not know, and counts nowhere.
         form: one of ``TRANSFER_FORMS``.
-        annotated: see ``task_loss``.
 
     Returns:
         A scalar; 0 if there is no structure to follow.
 
     Raises:
-        ValueError: an unknown form, or ``annotated`` is of another shape or type.
+        ValueError: an unknown form.
     """
     check_transfer_form(form)
     teacher = probabilities.detach()
-    if annotated is not None:
-        logits, teacher = _chosen(logits, annotated)[None], _chosen(teacher, annotated)[None]
-    unknown = teacher.flatten(2).isnan().all(dim=2)
-    if unknown.any():
-        logits, teacher = _chosen(logits, ~unknown)[None], _chosen(teacher, ~unknown)[None]
+    known = ~teacher.flatten(2).isnan().all(dim=2)
+    if not known.all():
+        logits, teacher = logits[known], teacher[known]
     if not logits.numel():
         return logits.sum()
     teacher = teacher.clamp(0, 1)  # interpolation leaves 0..1 by a last digit, where there is no entropy
@@ -101,16 +101,6 @@ def check_transfer_form(form: str) -> None:
     """
     if form not in TRANSFER_FORMS:
         raise ValueError(f"transfer form {form!r} is unknown; use one of {', '.join(TRANSFER_FORMS)}")
-
-
-def _chosen(values: Tensor, annotated: Tensor) -> Tensor:
-    """Take the annotated structures ``(M, ...)``: by index, as a product with zero would keep a NaN."""
-    if annotated.dtype != torch.bool or annotated.shape != values.shape[:2]:
-        raise ValueError(
-            f"annotated is {annotated.dtype} {tuple(annotated.shape)}, expected torch.bool {tuple(values.shape[:2])}; "
-            "give one boolean for each image and structure"
-        )
-    return values[annotated]
 
 
 # Classification

@@ -1,6 +1,7 @@
 """An archive that speaks DICOMweb: what it holds, asked anew every few seconds, and the way there and back."""
 
 import itertools
+import logging
 import os
 import shutil
 import threading
@@ -18,6 +19,8 @@ from fastapi import HTTPException
 from pydicom import Dataset, dcmread
 
 from lorkd_monailabel.sources.series import is_uid
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,11 @@ class Archive:
         for found in self._search({"Modality": "SEG"}):
             study, series = str(found.StudyInstanceUID), str(found.SeriesInstanceUID)
             if series not in self._references:
-                self._references[series] = self._reference(study, series)
+                try:
+                    self._references[series] = self._reference(study, series)
+                except (requests.HTTPError, LookupError, ValueError) as error:  # it was just removed, or is damaged
+                    _LOG.warning("DICOM SEG %s is left out: %s", series, error)
+                    continue
             image, when = self._references[series]
             if image in images and is_uid(series):
                 newest[image] = max(newest.get(image, ("", "", "")), (when, study, series))

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import threading
+import time
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ LINKS = ".series"
 """Folder in the studies that holds what is made here."""
 
 _INDEX = "index.json"
+_SETTLED_NS = 60 * 10**9
+"""A file may have come after the folder was listed, or have been half there: what changed lately is read again."""
+_UNSETTLED = -1
 _IMAGES = ("CT", "MR")
 _SKIPPED = {"labels"}
 _HEADER = ("SOPInstanceUID", "SeriesInstanceUID", "Modality", "ImageType", "NumberOfFrames", "Rows")
@@ -77,7 +81,8 @@ class SeriesIndex:
                 seen[place] = self._seen[place]
             else:
                 slices = [found for file in sorted(files) if (found := _read_slice(Path(name, file)))]
-                seen[place] = changed, slices
+                settled = time.time_ns() - changed > _SETTLED_NS
+                seen[place] = changed if settled else _UNSETTLED, slices
         series = _by_uid(self.root, ((place, slices) for place, (_, slices) in seen.items()))
         if series or self.folder.exists():
             self._link(series)

@@ -24,8 +24,8 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
-SAMPLE_SHA256 = "146af87511520c500a3706b7b2bfb545f40d5d04dd180be3a7a2c6940e447433"
-"""Of the abdominal CT that Slicer keeps among its own samples."""
+RESOURCES = Path(__file__).parent / "Resources"
+SAMPLE_SHA256 = "146af87511520c500a3706b7b2bfb545f40d5d04dd180be3a7a2c6940e447433"  # of an abdominal CT of Slicer's
 
 
 class LoRKD(ScriptedLoadableModule):
@@ -35,20 +35,21 @@ class LoRKD(ScriptedLoadableModule):
         ScriptedLoadableModule.__init__(self, parent)
         self.parent.title = "LoRKD"
         self.parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
-        self.parent.dependencies = ["Segmentations", "SegmentEditor", "SampleData"]
+        self.parent.dependencies = ["Segmentations", "SegmentEditor", "Terminologies", "SampleData"]
         self.parent.contributors = ["LoRKD contributors"]
         self.parent.helpText = _(
             "Segments what a text names, with the expert of a department, on a LoRKD server; results can be corrected "
             "and submitted, and experts retrained on them. Not for diagnosis."
         )
         self.parent.acknowledgementText = _("After the method LoRKD, on MONAI Label.")
-        slicer.app.connect("startupCompleted()", register_sample)
+        slicer.app.connect("startupCompleted()", offer_data)
 
 
-def register_sample() -> None:
-    """Offer the tutorial's volume in Sample Data."""
+def offer_data() -> None:
+    """Offer our structures where segments are named, and the tutorial's volume in Sample Data."""
     from SampleData import SampleDataLogic
 
+    slicer.modules.terminologies.logic().LoadTerminologyFromFile(str(RESOURCES / "Terminology" / "LoRKD.term.json"))
     SampleDataLogic.registerCustomSampleDataSource(
         category="LoRKD",
         sampleName="LoRKDAbdomenCT",
@@ -56,7 +57,7 @@ def register_sample() -> None:
         checksums=f"SHA256:{SAMPLE_SHA256}",
         fileNames="Panoramix-cropped.nrrd",
         nodeNames="LoRKDAbdomenCT",
-        thumbnailFileName=str(Path(__file__).parent / "Resources" / "Icons" / "LoRKD.png"),
+        thumbnailFileName=str(RESOURCES / "Icons" / "LoRKD.png"),
     )
 
 
@@ -103,11 +104,8 @@ class LoRKDWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.removeObservers()
 
     def enter(self) -> None:
-        """Show the parameters of the scene."""
+        """Show the parameters of the scene; nothing is undone at exit, for the shortcut works in the panel alone."""
         self.initializeParameterNode()
-
-    def exit(self) -> None:
-        """Let a run go on; the panel's shortcut needs its focus, so that other modules have all keys."""
 
     def onSceneStartClose(self, _caller: Any, _event: Any) -> None:
         """Stop what works on the scene."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lorkd_monailabel.case_lists.bids import bids
+from lorkd_monailabel.case_lists.records import Settings, convert
 
 TABLE = """\
 index\tname\tcolor
@@ -95,3 +96,24 @@ def test_open_questions_are_asked(dataset: Path, write_volume: Any, labels: np.n
         bids(dataset / "derivatives/other")
     with pytest.raises(ValueError, match=r"holds no \*_dseg.nii.gz"):
         bids(tmp_path / "nothing")
+
+
+def test_a_segmentation_that_does_not_say_whose_it_is_is_named(
+    dataset: Path, write_volume: Any, labels: np.ndarray
+) -> None:
+    write_volume("bids/derivatives/manual/sub-0.1_dseg.nii.gz", labels)
+    with pytest.raises(ValueError, match=r"sub-0\.1_dseg\.nii\.gz does not say whose it is; "):
+        bids(dataset)
+
+
+def test_label_volumes_of_two_images_of_one_name_are_not_mixed_up(
+    tmp_path: Path, write_volume: Any, ct: np.ndarray, labels: np.ndarray
+) -> None:
+    for pipeline in ("one", "two"):
+        folder = f"bids/derivatives/{pipeline}/sub-01/anat/sub-01_space-MNI"
+        write_volume(f"{folder}_T1w.nii.gz", ct)
+        for value, name in enumerate(("liver", "spleen"), start=1):
+            write_volume(f"{folder}_label-{name}_mask.nii.gz", (labels == value).astype(np.uint8))
+    with pytest.raises(FileExistsError, match=r"sub-01_space-MNI_T1w_label\.nii\.gz would be written twice; "):
+        convert(bids(tmp_path / "bids"), Settings(), tmp_path / "cases.jsonl", volumes=tmp_path / "volumes")
+    assert not (tmp_path / "cases.jsonl").exists()

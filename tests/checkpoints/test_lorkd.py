@@ -63,7 +63,7 @@ def test_whole_size_has_lorkds_keys_and_shapes(shapes, size, ours, keys, ranks, 
 def test_factors_ranks_and_scales(state, file, ranks, scales):
     own = state("lorkd_tiny", ranks=ranks)
     assert is_lorkd(tuple(own))
-    release = read_lorkd(file(own), ranks)
+    release = read_lorkd(file(own))
     assert list(release.parts) == list(DEPARTMENTS)
     for task, (part, rank, (encoder, decoder)) in enumerate(zip(release.parts.values(), ranks, scales, strict=True)):
         for ours, theirs, times, scale in (
@@ -126,10 +126,8 @@ def test_released_layout_to_store_to_sat_to_foundation_with_the_same_outputs(sta
         assert (plain_network(kept.network, kept.weights)(image, queries) - expected).abs().max() > 1e-2
 
 
-def test_refuses_other_ranks_and_the_first_name_that_differs(state, file):
+def test_refuses_by_the_first_name_that_differs(state, file):
     own = state("lorkd_tiny", ranks=PRO_RANKS)
-    with pytest.raises(ValueError, match=r"has ranks \[4, 4, 4, 4, 4, 16, 12, 12\], not \[8, 8\]; give the file of"):
-        read_lorkd(file(own), (8, 8))
     stem, late = "model.module.backbone.encoder.stages.0.0.stages.0.conv", "backbone.decoder.stages.4.stages.1.conv"
     for name, value, message in (
         (f"{stem}.lora_A_list.7", None, r"it lacks backbone\.encoder\.stages\.0\.0\.stages\.0\.conv\.lora_A_list\.7;"),

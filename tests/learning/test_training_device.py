@@ -42,6 +42,13 @@ def test_sample_queries_and_teacher_come_to_the_device_of_the_network(
     assert teacher(sample.image.to(META), sample.names, sample.modality).device == META
 
 
+def test_factors_that_no_phase_trained_are_fused_where_the_base_is() -> None:
+    decomposition = Decomposition(build_segmenter("tiny"), ranks={"thorax": 1})
+    decomposition.network.to(META)
+    decomposition.weights = dict(decomposition.network.named_parameters())
+    assert {tensor.device for tensor in decomposition.weights_of("thorax").values()} == {META}
+
+
 def test_every_tensor_of_a_sample_moves(make_samples: Callable[..., Samples]) -> None:
     sample = make_samples("abdomen")[0]
     whole = replace(sample, annotated=torch.ones(len(sample.names), dtype=torch.bool), teacher=sample.masks)

@@ -51,6 +51,8 @@ def slicer(qapp, application, tmp_path) -> Iterator[Any]:
     application.util.confirmOkCancelDisplay = lambda *_args, **_named: True
     yield application
     application.mrmlScene.Clear(0)
+    for node in application.util.getNodesByClass("vtkMRMLSliceNode"):  # singletons, which clearing leaves
+        application.mrmlScene.RemoveNode(node)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import numpy as np
 import requests
 import SimpleITK
 
+TERMS = "Segmentation category and type - LoRKD"
 RAS_TO_LPS = np.diag([-1, -1, 1, 1])
 
 
@@ -69,6 +70,19 @@ def served(url: str, volume: Path, params: dict[str, Any], folder: Path) -> dict
         told = {key: image.GetMetaData(f"Segment{index}_{key}") for key in ("Name", "LabelValue", "Layer")}
         found[told["Name"]] = array[..., int(told["Layer"])] == int(told["LabelValue"])
     return found
+
+
+def pick(slicer: Any, name: str) -> tuple[str, tuple[int, ...], str]:
+    """Pick a term of ours as in Slicer's terminology browser: gives name, color and tag that a segment gets by it."""
+    logic, entry = slicer.modules.terminologies.logic(), slicer.vtkSlicerTerminologyEntry()
+    assert logic.FindTypeInTerminologyBy3dSlicerLabel(TERMS, name, entry), name
+    tag = logic.SerializeTerminologyEntry(entry)
+    again = slicer.vtkSlicerTerminologyEntry()  # what Slicer finds by the codes of the tag alone
+    assert logic.DeserializeTerminologyEntry(tag, again)
+    assert logic.UpdateEntryFromLoadedTerminologies(again, [TERMS], [])
+    modifier = again.GetTypeModifierObject()
+    shown = modifier if modifier.GetCodeValue() else again.GetTypeObject()
+    return shown.GetSlicerLabel(), tuple(shown.GetRecommendedDisplayRGBValue()), tag
 
 
 def written(slicer: Any, volume: Any, path: Path) -> Path:

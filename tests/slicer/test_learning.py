@@ -1,27 +1,20 @@
-"""Annotate and Train against a real server of their own: its store changes."""
+"""Annotate and Train against a real server: its store changes, and serves at the end what it served before."""
 
 import json
-from collections.abc import Iterator
 
 import nibabel
 import numpy as np
 import pytest
+import requests
 
 from lorkd_monailabel.case_lists.datastore import datastore
 from lorkd_monailabel.volumes import read_labels
-from tests.server.conftest import Server, started, wait_for
+from tests.slicer.driving import pick
+from tests.slicer.start import MODULE
 
 pytestmark = pytest.mark.timeout(300)
 
 BOXES = {"liver": np.s_[3:9, 4:12, 5:15], "spleen": np.s_[12:18, 4:12, 5:15], "left kidney": np.s_[7:14, 9:14, 10:18]}
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory, root, tiny_base, make_expert) -> Iterator[Server]:
-    experts = (make_expert("abdomen", structures=("liver", "spleen", "left kidney")),)
-    with started("door", tmp_path_factory.mktemp("learning"), root, tiny_base, experts) as server:
-        wait_for(server)
-        yield server
 
 
 def draw(slicer, volume, *names):
@@ -78,6 +71,24 @@ def test_overlaps_survive_submission(qtbot, slicer, connected, server, make_volu
         np.testing.assert_allclose(slicer.util.arrayFromVTKMatrix(matrix), grid.affine, atol=1e-9)
 
 
+def test_what_is_drawn_and_named_by_our_terms_is_submitted_under_names_that_the_server_knows(
+    qtbot, slicer, connected, server, make_volume
+):
+    slicer.modules.terminologies.logic().LoadTerminologyFromFile(str(MODULE / "Resources/Terminology/LoRKD.term.json"))
+    volume, wanted = make_volume("named"), ("left kidney", "soleus", "posterior hippocampus")
+    node, _masks = draw(slicer, volume, *BOXES)
+    for key, name in zip(node.GetSegmentation().GetSegmentIDs(), wanted, strict=True):
+        segment, (label, _color, tag) = node.GetSegmentation().GetSegment(key), pick(slicer, name)
+        segment.SetName(label)
+        segment.SetTag(segment.GetTerminologyEntryTagName(), tag)
+    assert submit(qtbot, connected, volume, node).startswith("Submitted for named: ")
+    (found,) = [each for each in datastore(server.studies) if each.subject == "named"]
+    assert found.labels.keys() == set(wanted)
+    asked = requests.post(f"{server.url}/lorkd/resolve", json={"text": "; ".join(found.labels)}, timeout=10).json()
+    assert {each["structure"] for each in asked["targets"]} == set(wanted)
+    assert asked["not_understood"] == []
+
+
 def test_an_expert_learns_and_goes_back(qtbot, slicer, connected, server, make_volume, monkeypatch):
     panel = connected
     for name in ("mine 3", "mine 4", "mine 5"):
@@ -107,12 +118,14 @@ def test_an_expert_learns_and_goes_back(qtbot, slicer, connected, server, make_v
     qtbot.waitUntil(lambda: ui.revisionCombo.count == before + 1, timeout=10_000)
     assert server.store.served("abdomen") == before + 1
 
-    qtbot.waitUntil(lambda: "served" in ui.revisionCombo.itemText(0), timeout=10_000)
+    assert ui.revisionCombo.currentText.endswith(", served")
+    assert ui.revisionCombo.currentData == before + 1
     ui.revisionCombo.setCurrentIndex(ui.revisionCombo.findData(before))
     qtbot.waitUntil(lambda: ui.rollbackButton.enabled, timeout=20_000)
     ui.rollbackButton.click()
     qtbot.waitUntil(lambda: ui.revisionCombo.count == before + 2, timeout=10_000)
     assert server.store.served("abdomen") == before + 2
+    assert ui.revisionCombo.currentData == before + 2
     assert ui.trainLabel.text == f"Revision {before + 2} of abdomen is served now."
     qtbot.waitUntil(lambda: f"Revision {before + 2}" in ui.departmentLabel.text, timeout=10_000)
 
@@ -129,16 +142,3 @@ def test_an_empty_segmentation_is_not_submitted(qtbot, slicer, connected, make_v
     volume = make_volume()
     node, _masks = draw(slicer, volume)
     assert submit(qtbot, connected, volume, node) == "The segmentation is empty; draw something first."
-
-
-def test_the_server_may_die_while_it_runs(qtbot, slicer, connected, server, make_volume):
-    """The last test of this server."""
-    make_volume("large", shape=(150, 150, 150)).SetSpacing(1.5, 1.5, 1.5)
-    connected.initializeParameterNode()
-    connected.ui.promptEdit.setPlainText("liver; spleen; left kidney")
-    connected.ui.applyButton.click()
-    qtbot.waitUntil(lambda: "Segmenting: abdomen" in connected.ui.statusLabel.text, timeout=60_000)
-    server.process.kill()
-    qtbot.waitUntil(lambda: connected.ui.applyButton.text == "Apply", timeout=30_000)
-    assert server.url in connected.ui.statusLabel.text
-    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 0

@@ -29,6 +29,29 @@ def drawn(slicer, panel, make_volume):
     return panel
 
 
+def test_the_table_is_as_wide_as_the_panel_after_every_run(qtbot, drawn):
+    drawn.parent.resize(520, 900)
+    drawn.parent.show()
+    table, header = drawn.ui.resultTable, drawn.ui.resultTable.horizontalHeader()
+    short = (("liver", "abdomen/0001", "1.5", "found"), "", "")
+    long = (("portal vein and splenic vein", "abdomen/0001", "1234.5", "not found in this volume"), "", "")
+    for rows in ([short], [short, long], [short], [long] * 30, []):
+        drawn.results.fill(None, rows)
+        qtbot.wait(1)
+        widths = [header.sectionSize(column) for column in range(4)]
+        assert sum(widths) == table.viewport().width
+        if rows:
+            assert widths[:3] == [max(table.sizeHintForColumn(n), header.sectionSizeHint(n)) for n in range(3)]
+            assert table.rowHeight(len(rows) - 1) >= table.sizeHintForRow(len(rows) - 1)
+
+
+def test_numbers_stand_below_each_other(drawn):
+    from PySide6.QtCore import Qt
+
+    aligned = [bool(drawn.ui.resultTable.item(0, column).textAlignment() & Qt.AlignRight) for column in range(4)]
+    assert aligned == [False, False, True, False]
+
+
 def test_the_parameters_survive_saving_and_loading_a_scene(slicer, panel, make_volume):
     volume = make_volume("saved")
     panel.initializeParameterNode()
@@ -131,6 +154,31 @@ def test_a_new_segmentation_is_beside_its_volume(slicer, make_volume):
     assert tree.GetItemParent(tree.GetItemByDataNode(new_segmentation(volume))) == study
 
 
+@pytest.mark.parametrize("color", [(0.1, 0.4, 0.1), (0.98, 0.98, 0.88), (0.4, 0.5, 0.6), (1, 0, 0), (1, 1, 0)])
+def test_what_comes_beside_an_edited_segment_has_another_shade(slicer, make_volume, color):
+    from LoRKDLib.segments import add_segments, new_segmentation
+
+    volume = make_volume()
+    source, mask = new_segmentation(volume), np.zeros((22, 26, 30), np.uint8)
+    mask[4:9, 5:12, 6:20] = 1
+    key = source.GetSegmentation().AddEmptySegment("", "liver", color)
+    slicer.util.updateSegmentBinaryLabelmapFromArray(mask, source, key, volume)
+    node = new_segmentation(volume)
+    segmentation, names = node.GetSegmentation(), ["liver", "liver 2", "liver 3"]
+    for name in names:
+        add_segments(source, node, volume, [1])
+        if name != names[-1]:  # edit it
+            key = segmentation.GetSegmentIdBySegmentName(name)
+            slicer.util.updateSegmentBinaryLabelmapFromArray(1 - mask, node, key, volume)
+    add_segments(source, node, volume, [1])  # takes the place of the last
+    segments = [segmentation.GetSegment(key) for key in segmentation.GetSegmentIDs()]
+    assert [segment.GetName() for segment in segments] == names
+    first, second, third = (np.array(segment.GetColor()) for segment in segments)
+    np.testing.assert_allclose(first, color)
+    assert np.abs(second - first).max() > 0.2
+    assert np.abs(third - second).max() > 0.2
+
+
 def test_nothing_can_be_pressed_before_there_is_a_server(panel):
     ui = panel.ui
     buttons = (ui.applyButton, ui.trainButton, ui.nextButton, ui.submitButton, ui.undoButton, ui.rollbackButton)
@@ -185,18 +233,3 @@ def test_labels_of_models_have_values(panel, labels, values):
     models = {"a": {"type": "segmentation", "labels": labels}, "b": {"type": "deepgrow", "labels": labels}}
     panel.session.info = {"models": models}
     assert panel.session.models == {"a": values}
-
-
-def test_the_tutorials_volume_is_among_the_samples(slicer, monkeypatch):
-    import sys
-
-    seen, begun = {}, {}
-    logic = SimpleNamespace(registerCustomSampleDataSource=seen.update)
-    logic.registerCustomSampleDataSource = lambda **given: seen.update(given)
-    monkeypatch.setitem(sys.modules, "SampleData", SimpleNamespace(SampleDataLogic=logic))
-    monkeypatch.setattr(slicer.app, "connect", begun.__setitem__)
-    load_module().LoRKD(SimpleNamespace())
-    assert seen == {}
-    begun["startupCompleted()"]()
-    assert seen["checksums"].removeprefix("SHA256:") == seen["uris"].rpartition("/")[2]
-    assert seen["uris"].startswith("https://github.com/Slicer/SlicerTestingData/")

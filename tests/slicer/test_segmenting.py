@@ -19,12 +19,12 @@ def segmentations(slicer):
     return slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")
 
 
-def test_a_server_says_what_it_is(slicer, connected, make_volume):
+def test_a_server_says_what_it_is(slicer, connected, server, make_volume):
     ui = connected.ui
     assert "experts: abdomen" in ui.serverLabel.text
     assert [ui.departmentCombo.itemText(index) for index in range(ui.departmentCombo.count)] == ["Automatic", "Abdomen"]
     ui.departmentCombo.setCurrentIndex(1)
-    assert ui.departmentLabel.text == "Revision 1: liver, spleen, left kidney"
+    assert ui.departmentLabel.text == f"Revision {server.store.served('abdomen')}: liver, spleen, left kidney"
     assert "Select a volume" in ui.applyButton.toolTip
     volume = make_volume()
     ui.volumeSelector.setCurrentNode(volume)
@@ -44,8 +44,9 @@ def test_text_becomes_the_servers_segments_voxel_for_voxel(qtbot, slicer, connec
         assert mask.any()
         np.testing.assert_array_equal(found[name], mask)
     first, second, third, *_ = rows(connected)
-    assert first[:2] == ["left kidney", "abdomen/0001"]
-    assert second[:2] == ["liver", "abdomen/0001"]
+    expert = f"abdomen/{server.store.served('abdomen'):04}"
+    assert first[:2] == ["left kidney", expert]
+    assert second[:2] == ["liver", expert]
     assert third[0] == "foo bar"
     assert "not understood" in third[3]
     assert "Not understood: foo bar." in connected.ui.statusLabel.text
@@ -130,10 +131,3 @@ def test_what_nobody_waits_for_is_stopped(qtbot, slicer, connected, server, comp
     if happening != "panel gone":
         small = make_volume("next", shape=SMALL)
         assert masks(slicer, segment(qtbot, connected, small, "liver"), small).keys() == {"liver"}
-
-
-def test_cleanup_leaves_no_observer(slicer, panel):
-    assert len(list(panel.Observations)) >= 4
-    panel.cleanup()
-    assert list(panel.Observations) == []
-    panel.initializeParameterNode()

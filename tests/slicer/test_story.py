@@ -15,7 +15,7 @@ import SimpleITK
 from lorkd_monailabel.demo_data import DemoData, demo_labels, fetch_demo
 from lorkd_monailabel.store import ExpertStore
 from tests.server.conftest import Server, started, wait_for
-from tests.slicer.driving import connect, masks, rows, segment, served
+from tests.slicer.driving import connect, masks, order, rows, segment, served
 from tests.slicer.picture import PICTURES, Pictures
 
 NAMES = ("left kidney", "liver")
@@ -205,10 +205,12 @@ def test_the_whole_story(qtbot, slicer, panel, server, demo, pictures, asked, ed
     found = masks(slicer, node, volume)
     assert found.keys() == {*NAMES, "left kidney 2"}
     np.testing.assert_array_equal(found["left kidney"], reference["left kidney"])
+    qtbot.waitUntil(lambda: ui.revisionCombo.count == 2 and ui.trainButton.enabled, timeout=20_000)
+    assert ui.revisionCombo.currentData == 2
+    assert not ui.rollbackButton.enabled
     pictures.write("train", panel, node, NAMES)
 
     # roll back: the first revision's weights are served anew
-    qtbot.waitUntil(lambda: ui.revisionCombo.count == 2 and ui.rollbackButton.enabled, timeout=20_000)
     ui.revisionCombo.setCurrentIndex(ui.revisionCombo.findData(1))
     ui.rollbackButton.click()
     qtbot.waitUntil(lambda: ui.departmentLabel.text.startswith("Revision 3: "), timeout=20_000)
@@ -216,3 +218,14 @@ def test_the_whole_story(qtbot, slicer, panel, server, demo, pictures, asked, ed
     first, third = (server.store.load("abdomen", revision).factors for revision in (1, 3))
     assert all(first[name][part].equal(third[name][part]) for name in first for part in (0, 1))
     assert len(asked) == 1
+
+
+def test_the_server_may_die_while_it_runs(qtbot, slicer, panel, server, demo):
+    """The last test of this server."""
+    connect(qtbot, panel, server.url)
+    order(panel, read(slicer, demo.ct, "CT"), TEXT)
+    qtbot.waitUntil(lambda: "Segmenting: abdomen" in panel.ui.statusLabel.text, timeout=60_000)
+    server.process.kill()
+    qtbot.waitUntil(lambda: panel.ui.applyButton.text == "Apply", timeout=30_000)
+    assert server.url in panel.ui.statusLabel.text
+    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 0

@@ -75,6 +75,7 @@ def test_scouts_single_images_and_hidden_folders_are_no_images(tmp_path, make_se
 def test_index_is_kept_and_read_again_only_where_something_changed(tmp_path, make_series, monkeypatch):
     make_series(tmp_path / "a", uid=ONE)
     make_series(tmp_path / "b", uid=TWO)
+    os.utime(tmp_path / "a", (0, 0))
     SeriesIndex(tmp_path).update()
     from lorkd_monailabel.sources import series
 
@@ -87,6 +88,18 @@ def test_index_is_kept_and_read_again_only_where_something_changed(tmp_path, mak
     assert "a" not in read
     (tmp_path / ".series" / "index.json").write_text("{")
     assert set(SeriesIndex(tmp_path).update()) == {ONE, TWO, THREE}
+
+
+def test_file_that_came_while_its_folder_was_read_is_not_lost(tmp_path, make_series):
+    make_series(tmp_path / "a", uid=ONE, missing=(5,))
+    late = tmp_path / "a" / "late.dcm"
+    late.touch()  # it is there, but nothing in it yet
+    index = SeriesIndex(tmp_path)
+    assert len(index.update()[ONE].files) == 5
+    make_series(tmp_path / "whole", uid=ONE)
+    late.write_bytes((tmp_path / "whole" / sorted(os.listdir(tmp_path / "whole"))[0]).read_bytes())
+    shutil.rmtree(tmp_path / "whole")
+    assert len(SeriesIndex(tmp_path).update()[ONE].files) == len(index.update()[ONE].files) == 6
 
 
 def test_series_that_grows_or_goes(tmp_path, make_series):

@@ -180,11 +180,13 @@ def test_bad_settings_are_one_sentence(
     assert not (tmp_path / "out" / "rows.csv").exists()
 
 
-def test_labels_on_another_grid_are_refused(
-    evaluate: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("millimetres", "status"), [(1.5, 2), (0.1, 0)])
+def test_labels_on_another_grid_are_refused_as_in_training(
+    evaluate: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], millimetres: float, status: int
 ) -> None:
     moved = np.diag([3.0, 3.0, 3.0, 1.0])
-    moved[0, 3] = 1.5
+    moved[0, 3] = millimetres
     nibabel.save(nibabel.Nifti1Image(labels(), moved), tmp_path / "second_label.nii.gz")
-    assert evaluate() == 2
-    assert "second_label.nii.gz is not on the grid of" in capsys.readouterr().err.splitlines()[-1]
+    assert evaluate('grids=["native"]') == status
+    said = "second_label.nii.gz is not on the grid of"
+    assert (said in capsys.readouterr().err.splitlines()[-1]) == bool(status)

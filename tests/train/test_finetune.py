@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from lorkd_monailabel.pins import write_pin
 from train.finetune import main
 
 
@@ -42,6 +43,13 @@ def test_the_revision_tells_its_parent_and_learns_new_structures(finetune, store
     assert new.structures == ("liver", "spleen", "pancreas")
     assert new.spacing_mm == old.spacing_mm
     assert any(not np.array_equal(new.factors[name][1], old.factors[name][1]) for name in old.factors)
+
+
+def test_the_served_revision_is_retrained(finetune, store):
+    assert finetune() == 0
+    write_pin(store.folder, "abdomen", 1)
+    assert finetune() == 0
+    assert store.load("abdomen", 3).parent == 1
 
 
 @pytest.mark.parametrize(

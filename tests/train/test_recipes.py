@@ -17,6 +17,7 @@ from lorkd_monailabel.store import ExpertStore, load_base, write_file
 from lorkd_monailabel.volumes import read_volume
 from tests.train.processes import started
 from train import decompose, finetune, pretrain
+from train.reporting.history import read_history
 
 LAYERS = build_segmenter("tiny").low_rank_weights()
 
@@ -100,9 +101,18 @@ def test_interrupt_leaves_a_run_that_goes_on(root: Path, tmp_path: Path, argumen
     assert f"stopped after step {step} of" in rest
     assert not (tmp_path / "run" / "foundation.safetensors").exists()
     assert pretrain.main(arguments("default_foundation.toml", steps=step + 1)) == 0
-    resumed = load_checkpoint(tmp_path / "run" / "pretrain.pt")
-    assert resumed is not None
-    assert resumed["step"] == step + 1
+    assert [record.step for record in read_history(tmp_path / "run" / "pretrain.jsonl")] == [*range(1, step + 2)]
+
+
+def test_a_run_that_is_over_is_not_taken_for_one_of_other_settings(tmp_path: Path, arguments: Arguments) -> None:
+    path = tmp_path / "run" / "foundation.safetensors"
+    hashes = set()
+    for seed in (0, 1):
+        assert pretrain.main(arguments("default_foundation.toml", seed=seed)) == 0
+        foundation = load_base(path, "foundation")
+        assert foundation.about["training"]["seed"] == seed
+        hashes.add(foundation.sha256)
+    assert len(hashes) == 2
 
 
 @pytest.mark.parametrize(
@@ -170,7 +180,7 @@ def test_lorkd_star_publishes_experts_of_the_ranks_that_its_report_explains(
     assert decompose.main(arguments("small.toml", **star, data__weights="{ abdomen = 0, thorax = 1 }")) == 0
     run, store = tmp_path / "run", ExpertStore(tmp_path / "store")
     written = {"pretrain.jsonl", "warmup.jsonl", "joint.jsonl", "run.json", "report.html", "overlays.npz"}
-    written |= {"foundation.safetensors", "pretrain.pt", "ranks.md", "ranks.json"}
+    written |= {"foundation.safetensors", "ranks.md", "ranks.json"}
     assert {path.name for path in run.iterdir()} == written
     told = json.loads((run / "ranks.json").read_text(encoding="utf-8"))
     assert told["probe_samples"] == 3

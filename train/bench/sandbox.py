@@ -76,13 +76,12 @@ class Sandbox:
 
 
 @contextmanager
-def sandbox(folder: Path, images: Sequence[tuple[str, int]], *, conf: Sequence[str] = ()) -> Iterator[Sandbox]:
+def sandbox(folder: Path, images: Sequence[tuple[str, int]]) -> Iterator[Sandbox]:
     """Start a server in a folder, which must be empty; end it whatever happens.
 
     Args:
         folder: for studies, store, work and temporary files.
         images: name and edge in voxels of each image of the studies.
-        conf: further arguments of ``lorkd serve``.
 
     Raises:
         ValueError: the server does not start.
@@ -103,7 +102,7 @@ def sandbox(folder: Path, images: Sequence[tuple[str, int]], *, conf: Sequence[s
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "lorkd_monailabel.cli", "serve", str(studies), "--work", str(folder / "work")]
-    command += ["--store", str(store.folder), "--port", str(port), "--device", "cpu", *conf]
+    command += ["--store", str(store.folder), "--port", str(port), "--device", "cpu"]
     environment = {**os.environ, "TMPDIR": str(folder / "temporary"), "HOME": str(folder / "home")}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     with log.open("wb") as output:

@@ -28,13 +28,13 @@ class Model:
     Attributes:
         kind: ``store``, ``foundation`` or ``specialists``.
         store: that serves it.
-        departments: that it has something for.
+        revisions: department that it has something for -> revision of the expert that is served.
         sha256: of the files that are used.
     """
 
     kind: str
     store: ExpertStore
-    departments: tuple[str, ...]
+    revisions: dict[str, int]
     sha256: str
 
 
@@ -80,9 +80,9 @@ def open_model(
     """
     store = ExpertStore(path)
     if path.is_dir() and store.revisions(BASE):
-        known = tuple(name for name in store.departments() if name in departments)
-        files = [*(store.path(name) for name in known), *(store.path(BASE, each) for each in store.revisions(BASE))]
-        return Model("store", store, known, _sha256(files))
+        served = {name: store.served(name) or 0 for name in store.departments() if name in departments}
+        files = [store.path(*each) for each in (*served.items(), *((BASE, each) for each in store.revisions(BASE)))]
+        return Model("store", store, served, _sha256(files))
     kind, found = ("foundation", dict.fromkeys(departments, path)) if path.is_file() else ("specialists", {})
     if path.is_dir():
         found = dict(_specialists(path, departments))
@@ -100,9 +100,11 @@ def open_model(
         store.publish_base(base)
     if table.space != QueryTable.load(QUERIES).space:
         store.publish_queries(table)
-    for name, file in found.items():
-        store.publish(stand_in(bases[file], name, table=table, spacing_mm=spacing_mm))
-    return Model(kind, store, tuple(found), _sha256(list(bases)))
+    revisions = {
+        name: store.publish(stand_in(bases[file], name, table=table, spacing_mm=spacing_mm))
+        for name, file in found.items()
+    }
+    return Model(kind, store, revisions, _sha256(list(bases)))
 
 
 def stand_in(base: Base, name: str, *, table: QueryTable, spacing_mm: Spacings) -> Expert:
@@ -133,8 +135,8 @@ def cost_of(model: Model) -> Cost:
     bases: dict[str, Base] = {}
     extra = 0
     ranks = {}
-    for name in model.departments:
-        expert = model.store.load(name)
+    for name, revision in model.revisions.items():
+        expert = model.store.load(name, revision)
         bases.setdefault(expert.base_sha256, model.store.base(expert.base_sha256))
         extra += sum(a.numel() + b.numel() for a, b in expert.factors.values())
         extra += sum(norm.numel() for norm in expert.norms.values())

@@ -99,8 +99,9 @@ class TrainSection(Section):
         self._cases: dict[str, dict[str, Any]] = {}
         ui.trainButton.connect("clicked()", self._toggle)
         self.wire(ui.publishButton, self._publish, ui.trainLabel)
-        self.wire(ui.rollbackButton, self._roll_back, ui.trainLabel)
+        self.wire(ui.rollbackButton, lambda: self._serve("rollback", ui.revisionCombo.currentData), ui.trainLabel)
         ui.trainCombo.connect("currentIndexChanged(int)", lambda _index: self.start(self._look()))
+        ui.revisionCombo.connect("currentIndexChanged(int)", session.changed)
 
     @property
     def _department(self) -> str:
@@ -131,12 +132,10 @@ class TrainSection(Section):
         await self.session.refresh()
 
     def _publish(self) -> Work:
-        return self._serve(f"candidates/{self._history['candidates'][0]['id']}/publish", {})
+        return self._serve(f"candidates/{self._history['candidates'][0]['id']}/publish")
 
-    def _roll_back(self) -> Work:
-        return self._serve("rollback", {"revision": self.ui.revisionCombo.currentData})
-
-    async def _serve(self, path: str, order: dict[str, int]) -> None:
+    async def _serve(self, path: str, revision: int | None = None) -> None:
+        order = {"revision": revision} if revision else {}
         told = await self.session.client.json("post", f"/lorkd/experts/{self._department}/{path}", order)
         self.say(_("Revision {served} of {department} is served now.").format(**told))
         await self.session.refresh()
@@ -150,6 +149,7 @@ class TrainSection(Section):
         except Failure:
             told = []
         self._cases = {each["department"]: each for each in told}
+        self.ui.revisionCombo.clear()  # the one in use is chosen anew
 
     def update(self) -> None:
         """Show whose experts can be trained on how many labels, their revisions, and what can be done now."""
@@ -163,13 +163,14 @@ class TrainSection(Section):
             return
         known = history["revisions"] if rows and history.get("department") == self._department else []
         revisions = {each["revision"]: _revision(each, history["served"]) for each in known}
-        fill(ui.revisionCombo, revisions, ui.revisionCombo.currentData)
+        fill(ui.revisionCombo, revisions, ui.revisionCombo.currentData or history.get("served"))
         about = self._cases.get(self._department, {"trainable": True, "structures": {}})
         ui.trainCombo.setToolTip(", ".join(f"{name}: {count}" for name, count in about["structures"].items()))
+        other = ui.revisionCombo.currentData not in (None, history.get("served"))
         busy = session.missing("server", "training") or (self.task and _("Wait for what is under way.")) or ""
         self.offer(ui.trainButton, "" if running else busy or ("" if about["trainable"] else about["reason"]))
         self.offer(ui.publishButton, busy or ("" if history.get("candidates") else _("There is no candidate.")))
-        self.offer(ui.rollbackButton, busy or ("" if known else _("There is no revision.")))
+        self.offer(ui.rollbackButton, busy or ("" if other else _("Choose a revision that is not in use.")))
         ui.trainButton.setText(_("Stop") if running else _("Train"))
         ui.trainBar.setVisible(running)
         ui.trainCombo.setEnabled(self.task is None)

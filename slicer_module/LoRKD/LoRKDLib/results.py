@@ -23,7 +23,8 @@ class ResultSection(Section):
         self._segment = segment
         self._added: Added | None = None
         self._rows: list[Row] = []
-        ui.resultTable.horizontalHeader().setStretchLastSection(True)
+        for header in (ui.resultTable.horizontalHeader(), ui.resultTable.verticalHeader()):
+            header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
         ui.resultTable.connect("cellClicked(int,int)", self._go)
         ui.undoButton.connect("clicked()", self._undo)
         ui.editButton.connect("clicked()", self._edit)
@@ -61,7 +62,7 @@ class ResultSection(Section):
         for index, (cells, _segment, _suggestion) in enumerate(rows):
             for column, text in enumerate(cells):
                 table.setItem(index, column, qt.QTableWidgetItem(text))
-        table.resizeColumnsToContents()
+            table.item(index, 2).setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)  # ml: a number
         self.session.changed()
 
     def _go(self, index: int, _column: int) -> None:

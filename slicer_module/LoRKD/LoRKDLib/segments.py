@@ -56,20 +56,24 @@ def by_value(node: Any) -> dict[int, str]:
 def add_segments(result: Any, target: Any, volume: Any, values: list[int]) -> Added:
     """Add segments of a result, by their values, to a segmentation, or to a new one beside the volume.
 
-    What somebody has edited stays, and the new segment comes beside it; what is as a run made it gives way.
+    What somebody has edited stays, and the new segment comes beside it, with a number and in another shade; what is as
+    a run made it gives way.
     """
     node = target or new_segmentation(volume)
     segmentation, replaced, added = node.GetSegmentation(), [], {}
     sources = by_value(result)
     modified = node.StartModify()
     for value in dict.fromkeys(values):
-        segment, made = _copy(result.GetSegmentation().GetSegment(sources[value])), vtk.reference("")
-        old = segmentation.GetSegmentIdBySegmentName(segment.GetName())
-        if old and segmentation.GetSegment(old).GetTag(MADE, made) and str(made) == fingerprint(node, old):
+        segment, number = _copy(result.GetSegmentation().GetSegment(sources[value])), 1
+        name = segment.GetName()
+        while _edited(node, old := segmentation.GetSegmentIdBySegmentName(segment.GetName())):
+            number += 1
+            segment.SetName(f"{name} {number}")
+            dark = sum(segment.GetColor()) < 1.5
+            segment.SetColor(*((each + dark) / 2 for each in segment.GetColor()))
+        if old:
             replaced.append(_copy(segmentation.GetSegment(old)))
             segmentation.RemoveSegment(old)
-        elif old:
-            segment.SetName(segmentation.GenerateUniqueSegmentID(f"{segment.GetName()} 2"))
         added[value] = segmentation.GenerateUniqueSegmentID(segment.GetName())
         segmentation.AddSegment(segment, added[value])
     segmentation.CollapseBinaryLabelmaps(False)
@@ -111,6 +115,12 @@ def _copy(segment: Any) -> Any:
     copy = slicer.vtkSegment()
     copy.DeepCopy(segment)
     return copy
+
+
+def _edited(node: Any, key: str) -> bool:
+    """Whether there is a segment, and it is not as a run made it."""
+    segment, made = node.GetSegmentation().GetSegment(key), vtk.reference("")
+    return segment is not None and not (segment.GetTag(MADE, made) and str(made) == fingerprint(node, key))
 
 
 def fingerprint(node: Any, key: str) -> str:

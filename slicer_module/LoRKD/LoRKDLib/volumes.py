@@ -15,8 +15,7 @@ from LoRKDLib.tasks import pause
 IMAGE = "LoRKD.Image {address}"
 """Attribute of a volume node: its id among the studies of the server there."""
 PIECE_BYTES = 2 << 20
-_TYPES = {"float32": "float", "float64": "double"}
-"""Names in NRRD of what numpy calls otherwise."""
+_TYPES = {"float32": "float", "float64": "double"}  # names in NRRD of what numpy calls otherwise
 
 
 async def write_volume(volume: Any, path: Path, labels: np.ndarray | None = None) -> str:
@@ -36,7 +35,10 @@ async def write_volume(volume: Any, path: Path, labels: np.ndarray | None = None
 
 
 def _pieces(array: np.ndarray, volume: Any, *, packed: bool) -> Iterator[Any]:
-    *directions, origin = [f"({','.join(map(repr, column))})" for column in _ijk_to_lps(volume).T.tolist()]
+    matrix = vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(matrix)
+    ijk_to_lps = np.diag([-1.0, -1.0, 1.0]) @ slicer.util.arrayFromVTKMatrix(matrix)[:3]
+    *directions, origin = [f"({','.join(map(repr, column))})" for column in ijk_to_lps.T.tolist()]
     header = f"""NRRD0004
 type: {_TYPES.get(array.dtype.name, array.dtype.name)}
 dimension: 3
@@ -56,13 +58,6 @@ space origin: {origin}
         yield packer.compress(piece) if packed else piece
     if packed:
         yield packer.flush()
-
-
-def _ijk_to_lps(volume: Any) -> np.ndarray:
-    """Give (3, 4): columns are the directions of i, j and k, and the origin."""
-    matrix = vtk.vtkMatrix4x4()
-    volume.GetIJKToRASMatrix(matrix)
-    return np.diag([-1.0, -1.0, 1.0]) @ slicer.util.arrayFromVTKMatrix(matrix)[:3]
 
 
 def read_volume(path: Path, name: str) -> Any:

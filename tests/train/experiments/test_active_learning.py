@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lorkd_monailabel.experts import Base
+from lorkd_monailabel.learning.cases import read_cases
 from lorkd_monailabel.learning.training import Interrupted
+from lorkd_monailabel.store import ExpertStore
 from train.experiments.active_learning import __main__ as experiment
 from train.experiments.active_learning.learner import Learner
 from train.experiments.active_learning.plan import Plan
@@ -157,6 +160,8 @@ def test_quick_experiment_is_stopped_goes_on_and_is_not_run_again(
     assert "run again to go on" in capsys.readouterr().err
     monkeypatch.setattr(Learner, "uncertainties", measured)
     assert experiment.main(arguments) == 0
+    assert [path.name for path in folder.iterdir()] == ["quick"]  # it does not count as learned in earnest
+    folder /= "quick"
     with (folder / "rounds.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [(row["strategy"], row["cases"]) for row in rows] == [(s, n) for s in Plan().strategies for n in ("2", "4")]
@@ -164,7 +169,7 @@ def test_quick_experiment_is_stopped_goes_on_and_is_not_run_again(
     assert all(0 <= float(row["dice"]) <= 1 for row in rows)
     assert "| uncertainty\\_diversity |" in (folder / "tables.md").read_text(encoding="utf-8")
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert (folder / "base" / "foundation.safetensors").exists()
+    assert (folder / "base_without_pelvis" / "foundation.safetensors").exists()
 
     def never(*arguments: Any) -> None:
         raise AssertionError("it was done before")
@@ -175,6 +180,50 @@ def test_quick_experiment_is_stopped_goes_on_and_is_not_run_again(
     assert experiment.main(arguments) == 0
     assert (folder / "rounds.csv").read_bytes() == before
     assert "cases for random's last Dice" in capsys.readouterr().out
+
+
+def test_each_choice_of_departments_has_a_base_that_has_not_seen_them(
+    tmp_path: Path, cases: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def see(arguments: Sequence[str]) -> int:
+        seen.append(next(each for each in arguments if each.startswith("data.departments")))
+        return 2
+
+    monkeypatch.setattr(experiment.pretrain, "main", see)
+    arguments = ["--cases", str(cases), "--folder", str(tmp_path / "runs"), "--departments"]
+    assert experiment.main([*arguments, "pelvis"]) == 2
+    for path in tmp_path.glob("runs/*"):
+        (path / "foundation.safetensors").write_bytes(b"")
+    assert experiment.main([*arguments, "abdomen"]) == 2
+    assert seen == ['data.departments=["abdomen", "brain"]', 'data.departments=["brain", "pelvis"]']
+
+
+def test_what_was_learned_is_found_again_by_cases_training_and_base(
+    tmp_path: Path, cases: Path, tiny_base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where all images are called alike, as they are where each patient has a folder."""
+    listed = [replace(case, image=Path(case.subject) / "image.nii.gz") for case in read_cases(cases)]
+    trained = []
+
+    def learn(self: Learner, labelled: Sequence[int], seed: int, folder: Path) -> str:
+        trained.append((labelled, seed))
+        return "an expert"
+
+    monkeypatch.setattr(Learner, "_trained", learn)
+    monkeypatch.setattr(Learner, "_measured", lambda self, revision: {"prostate": revision / 10})
+    monkeypatch.setattr(ExpertStore, "publish", lambda self, expert: len(trained))
+
+    def dice(labelled: Sequence[int], base: Base = tiny_base, **plan: Any) -> float:
+        own = Learner("pelvis", listed, base=base, folder=tmp_path, plan=Plan(**plan), stop=lambda: False)
+        return own.learned(labelled, 0).mean_dice
+
+    assert (dice([0, 1]), dice([1, 0]), dice([0, 2])) == (0.1, 0.1, 0.2)
+    assert dice([0, 1], rounds=2, seeds=(3,), strategies=("random",)) == 0.1
+    assert dice([0, 1], steps=4) == 0.3
+    other = replace(tiny_base, weights={name: 2 * tensor for name, tensor in tiny_base.weights.items()})
+    assert dice([0, 1], base=other) == 0.4
 
 
 @pytest.mark.parametrize(

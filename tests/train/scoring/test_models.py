@@ -11,6 +11,7 @@ import torch
 
 from lorkd_monailabel.departments import structure
 from lorkd_monailabel.experts import Base, Expert, as_float, plain_network
+from lorkd_monailabel.pins import write_pin
 from lorkd_monailabel.predictor import Predictor
 from lorkd_monailabel.prompts import Target
 from lorkd_monailabel.store import ExpertStore, base_header, write_file
@@ -48,7 +49,7 @@ def test_a_foundation_answers_as_the_plain_network_does(
     base = replace(tiny_base, window=16, about=TRAINED)  # one window
     path = write_foundation(tmp_path / "foundation.safetensors", base)
     model = opened(path, "abdomen", "brain")
-    assert (model.kind, model.departments) == ("foundation", ("abdomen", "brain"))
+    assert (model.kind, [*model.revisions]) == ("foundation", ["abdomen", "brain"])
     array = np.random.default_rng(0).normal(0, 300, (16, 8, 8)).astype(np.float32)
     volume = Volume(array, Grid((16, 8, 8), np.diag([3.0, 3.0, 3.0, 1.0])), "ct")
     prediction = Predictor(model.store).segment(volume, [Target("x", structure("liver"))])
@@ -80,7 +81,7 @@ def test_specialists_serve_their_own_departments(tmp_path: Path, tiny_base: Base
     other = shifted(tiny_base)
     write_foundation(tmp_path / "all" / "thorax" / "foundation.safetensors", other)
     model = opened(tmp_path / "all", "abdomen", "brain", "thorax")
-    assert (model.kind, model.departments) == ("specialists", ("abdomen", "thorax"))
+    assert (model.kind, [*model.revisions]) == ("specialists", ["abdomen", "thorax"])
     assert model.store.load("abdomen").base_sha256 == tiny_base.sha256
     assert model.store.load("thorax").base_sha256 == other.sha256
     one = sum(tensor.numel() for tensor in tiny_base.weights.values())
@@ -96,7 +97,7 @@ def test_a_store_is_served_as_it_is_and_its_cost_counted(
     for expert in experts:
         store.publish(expert)
     model = opened(store.folder, "abdomen", "thorax", "brain")
-    assert (model.kind, model.departments) == ("store", ("thorax", "abdomen"))
+    assert (model.kind, [*model.revisions]) == ("store", ["thorax", "abdomen"])
     cost = cost_of(model)
     one = sum(tensor.numel() for tensor in tiny_base.weights.values())
     factors = sum(a.numel() + b.numel() for expert in experts[:2] for a, b in expert.factors.values())
@@ -106,6 +107,21 @@ def test_a_store_is_served_as_it_is_and_its_cost_counted(
     before = model.sha256
     store.publish(make_expert("thorax", seed=5))
     assert opened(store.folder, "abdomen", "thorax").sha256 != before
+
+
+def test_what_a_store_serves_is_what_is_hashed_and_counted(
+    tmp_path: Path, tiny_base: Base, make_expert: Callable[..., Expert], opened: Callable[..., Model]
+) -> None:
+    store = ExpertStore(tmp_path / "store")
+    store.publish_base(tiny_base)
+    for rank in (2, 1):
+        store.publish(make_expert("abdomen", rank=rank))
+    newest = opened(store.folder)
+    assert cost_of(newest).ranks == {"abdomen": 1}
+    write_pin(store.folder, "abdomen", 1)
+    pinned = opened(store.folder)
+    assert pinned.sha256 != newest.sha256
+    assert cost_of(pinned).ranks == {"abdomen": 2}
 
 
 def test_operations_grow_with_the_window(tmp_path: Path, tiny_base: Base, opened: Callable[..., Model]) -> None:

@@ -33,6 +33,8 @@ QUICK_BASE = {"network": "tiny", "steps": 2, "data.patch": 16, "data.max_queries
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the experiment; returns the exit status: 0, 2 for bad input, 130 for one that was stopped."""
     options = parser().parse_args(argv)
+    if options.quick:  # what is learned there must not count as learned in earnest
+        options.folder /= "quick"
     try:
         plan = plan_of(options)
         with stop_on_signal() as stop:
@@ -103,7 +105,8 @@ def base_of(options: argparse.Namespace, plan: Plan, cases: Sequence[Case]) -> B
     """
     if options.base:
         return loaded(options.base)
-    path: Path = options.folder / "base" / "foundation.safetensors"
+    # a folder for each choice of departments: a base of another one has seen labels of these
+    path: Path = options.folder / "_".join(["base_without", *sorted(plan.departments)]) / "foundation.safetensors"
     if not path.exists():
         train = [case for case in cases if case.split == "train"]
         others = [name for name in departments_of(train) if name not in plan.departments]

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -77,7 +77,7 @@ class Learner:
         department: id.
         cases: of the department, with the splits ``train`` and ``validation``.
         base: that all experts share.
-        folder: of the department.
+        folder: of the department; another base or training has a folder of its own there.
         plan: of the experiment.
         stop: asked all the time.
 
@@ -89,9 +89,10 @@ class Learner:
         self, department: str, cases: Sequence[Case], *, base: Base, folder: Path, plan: Plan, stop: Stop
     ) -> None:
         self.pool, self.judges = parted(department, cases, plan)
-        self.department, self.base, self.folder, self.plan, self.stop = department, base, folder, plan, stop
+        self.department, self.base, self.plan, self.stop = department, base, plan, stop
+        self.folder = folder / _digest([base.sha256, asdict(plan.of_training())])
         self.structures = tuple(sorted({name for case in self.pool for name in case.of(department)}))
-        self.store = ExpertStore(folder / "store")
+        self.store = ExpertStore(self.folder / "store")
         self.store.publish_base(base)
         self.predictor = Predictor(self.store, overlap=plan.overlap, networks_budget_bytes=0)  # one network at a time
         self.scoring = Scoring(self.predictor)
@@ -102,9 +103,9 @@ class Learner:
         Raises:
             Interrupted: ``stop`` said so; what was learned is saved.
         """
-        names = [f"{self.pool[number].source} {self.pool[number].image.name}" for number in sorted(labelled)]
-        digest = hashlib.sha256(json.dumps([seed, names]).encode()).hexdigest()[:16]
-        folder = self.folder / "experts" / digest
+        cases = [self.pool[number] for number in sorted(labelled)]
+        names = [f"{case.source} {case.subject} {case.image.name}" for case in cases]
+        folder = self.folder / "experts" / _digest([seed, names])
         found = read_json(folder / "result.json")
         if not found:
             expert = self._trained(sorted(labelled), seed, folder)
@@ -227,3 +228,7 @@ class Learner:
     def _go_on(self, done: int, total: int) -> bool:
         self._check()
         return True
+
+
+def _digest(told: Any) -> str:
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]

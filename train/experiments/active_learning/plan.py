@@ -1,6 +1,6 @@
 """What the experiment does, as data."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 STRATEGIES = ("random", "uncertainty", "diversity", "uncertainty_diversity")
 DEPARTMENTS = ("pelvis", "abdomen")
@@ -47,6 +47,10 @@ class Plan:
     max_queries: int = 16
     spacing_mm: dict[str, float] = field(default_factory=lambda: {"default": 3.0, "abdomen": 3.5, "pelvis": 2.5})
     overlap: float = 0.25
+
+    def of_training(self) -> "Plan":
+        """Give what a training and its measurement depend on, without what is trained how often."""
+        return replace(self, departments=(), strategies=(), seeds=(), start=0, each=0, rounds=0)
 
     def spacing_of(self, department: str) -> float:
         """Give the spacing of a department's grid, in mm."""

@@ -85,7 +85,7 @@ def cases_needed(curve: dict[int, Mean], wanted: float) -> float | None:
     before: tuple[int, float] | None = None
     for count, mean in sorted(curve.items()):
         if mean.value >= wanted:
-            if before is None or mean.value == before[1]:
+            if before is None:
                 return float(count)
             return before[0] + (count - before[0]) * (wanted - before[1]) / (mean.value - before[1])
         before = count, mean.value

@@ -78,6 +78,11 @@ def joint(name: str, *, ranks: str = "", **sets: object) -> Stage:
     return decomposition(name, "joint.toml", start=BASE, ranks=ranks, sets=sets)
 
 
+def more(name: str, *, ranks: str = "") -> Stage:
+    """Go on with a base and experts, with more weight on what is hard."""
+    return decomposition(f"{name}_more", "joint_more.toml", start=f"{name}/store", ranks=ranks)
+
+
 def evaluation(name: str, model: str, **sets: object) -> Stage:
     """A model on the validation cases."""
     product = f"evaluation/{name}.csv"
@@ -108,7 +113,9 @@ TRAINING = (
     plain("foundation", "foundation.toml", start=NEAR),
     decomposition("warmup", "warmup.toml"),
     joint("lorkd_star", ranks=RANKS),
+    more("lorkd_star", ranks=RANKS),
     joint("lorkd"),
+    more("lorkd"),
     *(plain(f"specialists/{name}", "specialist.toml", sets={"data.departments": [name]}) for name in DEPARTMENTS),
 )
 """The main comparison."""
@@ -123,8 +130,8 @@ MAIN = (
     *TRAINING,
     evaluation("foundation", FOUNDATION),
     evaluation("specialists", "specialists"),
-    evaluation("lorkd", "lorkd/store"),
-    evaluation("lorkd_star", "lorkd_star/store"),
+    evaluation("lorkd", "lorkd_more/store"),
+    evaluation("lorkd_star", "lorkd_star_more/store"),
     comparison(
         "main",
         {"Foundation": "foundation", "Specialists": "specialists", "LoRKD": "lorkd", "LoRKD*": "lorkd_star"},
