@@ -6,8 +6,6 @@ other programs, which cut empty slices away, come back whole.
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ import numpy as np
 
 from lorkd_monailabel.departments import LATERALITY, Structure
 from lorkd_monailabel.dicom_grids import LPS_TO_RAS, normal, onto, plane_affine, read_series
+from lorkd_monailabel.drafts import draft_of
 from lorkd_monailabel.label_maps import LabelMap, Segment
 from lorkd_monailabel.layers import Layers
 from lorkd_monailabel.volumes import Grid
@@ -107,15 +106,8 @@ def write(
     )
     measures = file.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
     measures.SpacingBetweenSlices = f"{target.spacing_mm[2]:.10g}"
-    draft = path.with_name(f".{uuid.uuid4().hex}.dcm")
-    try:
-        with draft.open("wb") as opened:
-            file.save_as(opened, write_like_original=False)
-            opened.flush()
-            os.fsync(opened.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with draft_of(path) as draft, draft.open("wb") as opened:
+        file.save_as(opened, write_like_original=False)
 
 
 def _pixels(layers: Layers, order: Sequence[int], target: Grid) -> np.ndarray:

@@ -1,10 +1,10 @@
 """Small JSON files that other processes read while this one writes, or that a sudden end must leave whole."""
 
 import json
-import os
-import uuid
 from pathlib import Path
 from typing import Any
+
+from lorkd_monailabel.drafts import write_whole
 
 
 def write_json(path: Path, value: Any, *, flush: bool = True) -> None:
@@ -15,17 +15,7 @@ def write_json(path: Path, value: Any, *, flush: bool = True) -> None:
         value: anything that JSON holds.
         flush: bring it to the disk before its place; what is written many times a minute can do without.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.draft")
-    try:
-        with draft.open("w", encoding="utf-8") as file:
-            json.dump(value, file, indent=1)
-            if flush:
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_whole(path, json.dumps(value, indent=1), flush=flush)
 
 
 def read_json(path: Path) -> dict[str, Any]:

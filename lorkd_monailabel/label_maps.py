@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ import nibabel
 import numpy as np
 
 from lorkd_monailabel.departments import LATERALITY, Structure
+from lorkd_monailabel.drafts import draft_of
 from lorkd_monailabel.volumes import Box, Grid
 
 _NIFTI = (".nii.gz", ".nii")
@@ -194,18 +193,11 @@ def write_label_map(label_map: LabelMap, path: str | Path) -> None:
         raise ValueError(f"{path} must end in .nii, .nii.gz, .nrrd or .mha; choose one of these")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"folder {path.parent} of {path.name} does not exist; make it first")
-    # not tempfile: its files are for their owner alone, and the label map would stay so
-    temporary = path.with_name(f".{uuid.uuid4().hex}{extension}")
-    try:
+    with draft_of(path, suffix=extension) as draft:
         if extension in _NIFTI:
-            _write_nifti(label_map, temporary)
+            _write_nifti(label_map, draft)
         else:
-            _write_itk(label_map, temporary, path)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+            _write_itk(label_map, draft, path)
 
 
 def _write_nifti(label_map: LabelMap, path: Path) -> None:

@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import gzip
-import os
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from lorkd_monailabel.drafts import draft_of
 from lorkd_monailabel.label_maps import (
     RAS_TO_LPS,
     THRESHOLD,
@@ -121,18 +120,11 @@ def write_layers(layers: Layers, path: str | Path) -> None:
         return
     if not path.parent.is_dir():
         raise FileNotFoundError(f"folder {path.parent} of {path.name} does not exist; make it first")
-    draft = path.with_name(f".{uuid.uuid4().hex}.seg.nrrd")
-    try:
-        with draft.open("wb") as file:
-            file.write(_header(layers).encode())
-            with gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed:
-                for z in range(layers.grid.shape[2]):  # slice by slice: no copy of the whole
-                    packed.write(np.stack([array[:, :, z] for array in layers.arrays]).tobytes(order="F"))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with draft_of(path) as draft, draft.open("wb") as file:
+        file.write(_header(layers).encode())
+        with gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed:
+            for z in range(layers.grid.shape[2]):  # slice by slice: no copy of the whole
+                packed.write(np.stack([array[:, :, z] for array in layers.arrays]).tobytes(order="F"))
 
 
 def _header(layers: Layers) -> str:

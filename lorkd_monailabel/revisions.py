@@ -11,6 +11,7 @@ from typing import Any
 
 from lorkd_monailabel.candidates import candidate_header, candidate_ids
 from lorkd_monailabel.departments import department as find_department
+from lorkd_monailabel.drafts import DRAFT
 from lorkd_monailabel.pins import pinned, write_pin
 from lorkd_monailabel.store import ExpertStore
 
@@ -153,7 +154,7 @@ def pin(store: ExpertStore, department: str, number: int | None) -> int | None:
 
 def sweep_drafts(store: ExpertStore) -> None:
     """Remove what publications that were killed left in the store."""
-    for draft in store.folder.rglob(".draft-*"):
+    for draft in store.folder.rglob(f"{DRAFT}*"):
         with suppress(OSError):  # another process swept it away
             if time.time() - draft.stat().st_mtime > DRAFT_S:
                 draft.unlink()

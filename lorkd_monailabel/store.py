@@ -8,9 +8,7 @@ file's header, readable without the tensors. Nothing in a file is ever executed.
 
 import hashlib
 import json
-import os
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -24,6 +22,7 @@ from torch import Tensor
 from lorkd_monailabel import text_encoder
 from lorkd_monailabel.departments import department as find_department
 from lorkd_monailabel.departments import departments
+from lorkd_monailabel.drafts import draft_of
 from lorkd_monailabel.experts import Base, Expert
 from lorkd_monailabel.headers import EXPERT_FIELDS, check, completed, expert_contents
 from lorkd_monailabel.pins import pinned
@@ -32,6 +31,8 @@ from lorkd_monailabel.text_encoder import QueryTable
 FORMAT = "lorkd/1"
 BASE = "base"
 QUERIES = "queries"
+READABLE = 0o644
+"""Rights of the store's files; safetensors writes them for their owner alone."""
 _FILE = re.compile(r"(\d{4,})\.safetensors")
 _BASE_FIELDS = ("network", "window", "query_space", "revision", "about", "intensities")
 
@@ -157,16 +158,9 @@ class ExpertStore:
             if lost:
                 raise ValueError(f"{path} has a query of {lost[0]!r}, which the new table lacks; extend the one there")
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".draft-")
-        os.close(handle)
-        try:
+        with draft_of(path) as draft:
             table.save(draft)
-            with open(draft, "rb+") as file:
-                os.fsync(file.fileno())
-            os.chmod(draft, 0o644)
-            os.replace(draft, path)
-        finally:
-            Path(draft).unlink(missing_ok=True)
+            draft.chmod(READABLE)
         return path
 
     def queries(self, space: str) -> QueryTable:
@@ -229,17 +223,10 @@ def write_file(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tens
     Raises:
         FileExistsError: the path is taken.
     """
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".draft-")
-    os.close(handle)
-    try:
-        metadata = {"format": FORMAT, "header": json.dumps(header, sort_keys=True)}
+    metadata = {"format": FORMAT, "header": json.dumps(header, sort_keys=True)}
+    with draft_of(path, over=False) as draft:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, draft, metadata)
-        with open(draft, "rb+") as file:
-            os.fsync(file.fileno())
-        os.chmod(draft, 0o644)
-        os.link(draft, path)
-    finally:
-        os.unlink(draft)
+        draft.chmod(READABLE)
 
 
 def read_file(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:

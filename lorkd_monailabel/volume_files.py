@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import gzip
 import logging
-import os
-import uuid
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,6 +17,8 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
+
+from lorkd_monailabel.drafts import draft_of
 
 # SimpleITK is imported where it is used, as it costs as much as all else but torch and few volumes need it
 if TYPE_CHECKING:
@@ -125,17 +125,10 @@ def write_nifti(file: VolumeFile, path: Path) -> None:
     name = next((name for name, own in _MODALITIES.items() if own == file.modality), None)
     if name:
         image.header["descrip"] = _DESCRIPTION.format(name).encode("ascii")
-    draft = path.with_name(f".{uuid.uuid4().hex}.nii.gz")
-    try:
-        with draft.open("wb") as opened:
-            # fast rather than small: the file saves the work of reading the series again
-            with gzip.GzipFile("", "wb", compresslevel=1, fileobj=opened, mtime=0) as packed:
-                image.to_stream(packed)
-            opened.flush()
-            os.fsync(opened.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with draft_of(path) as draft, draft.open("wb") as opened:
+        # fast rather than small: the file saves the work of reading the series again
+        with gzip.GzipFile("", "wb", compresslevel=1, fileobj=opened, mtime=0) as packed:
+            image.to_stream(packed)
 
 
 def _read_itk(path: Path) -> VolumeFile:

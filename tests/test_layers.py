@@ -12,7 +12,7 @@ PACKAGE = "lorkd_monailabel"
 ROWS = (
     ("departments", "demo_data"),
     ("prompts",),
-    ("everything", "stopwatch"),
+    ("everything", "stopwatch", "drafts"),
     ("torch_files", "encoders", "grids"),
     (
         "grids",
@@ -41,7 +41,7 @@ ROWS = (
     ("commands",),
     ("cli",),
 )
-VOCABULARY = {"departments", "demo_data", "prompts", "everything", "stopwatch"}
+VOCABULARY = {"departments", "demo_data", "prompts", "everything", "stopwatch", "drafts"}
 HOSTED = {"tasks", "sources", "app", "front_door", "routes", "asgi", "main", "cli"}  # may import monailabel
 CLIENTS = {"train/demo.py"}  # a recipe that is a client of the server
 SLICER = {"numpy", "vtk", "qt", "ctk", "slicer", "SampleData", "LoRKD", "LoRKDLib", "__main__"}

@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
+from lorkd_monailabel.drafts import write_whole
 from train.bench.report import need_matplotlib
 from train.config import parse
-from train.drafts import write_whole
 from train.scoring.dots import plot
 from train.scoring.intervals import METRICS, Resamples
 from train.scoring.paper_tables import Figure, Run, cost_table, costs_of, figures_of, quality_tables

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lorkd_monailabel.drafts import write_whole
 from lorkd_monailabel.experts import Base, extract
 from lorkd_monailabel.json_files import write_json
 from lorkd_monailabel.learning.decomposition import PHASES, RANKS, Decomposition, decompose
@@ -43,7 +44,6 @@ from train.data import (
     structures_of,
     table_of,
 )
-from train.drafts import write_whole
 from train.recipe import Session, cases_once, engine_of, overlays, run_recipe
 from train.reporting.provenance import portable
 from train.settings import DecomposeConfig

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import lorkd_monailabel
+from lorkd_monailabel.drafts import draft_of
 from train.bench.report import need_matplotlib
-from train.drafts import draft_of
 from train.reporting.charts import color_of_department, curves, in_order, loss_chart, pace_chart, title_of
 from train.reporting.history import WINDOW, Record, ends, histories, seconds_at_work
 from train.reporting.overlays import Overlay, draw, load_overlays, save_overlays
@@ -92,7 +92,7 @@ def write_report(folder: Path, *, title: str, overlays: Sequence[Overlay] = ()) 
         "For research; not a medical device."
     )
     with draft_of(folder / NAME) as draft:
-        draft.write(bytes(page))
+        draft.write_bytes(bytes(page))
     return folder / NAME
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from lorkd_monailabel.case_lists.found import Found, modality_of
 from lorkd_monailabel.case_lists.naming import Choices, structures_of
 from lorkd_monailabel.departments import structure
+from lorkd_monailabel.drafts import write_whole
 
 Record = dict[str, Any]
 _FOLDS = {"val": "validation"}
@@ -199,15 +200,7 @@ def _write_lines(records: Sequence[Record], output: Path) -> None:
         json.dumps({**record, **{key: _portable(Path(record[key]), folder) for key in ("image", "label")}})
         for record in records
     ]
-    draft = output.with_name(f".{output.name}.{uuid.uuid4().hex}")
-    try:
-        with open(draft, "w", encoding="utf-8") as file:
-            file.write("\n".join(lines) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, output)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_whole(output, "\n".join(lines) + "\n")
 
 
 def _portable(path: Path, folder: Path) -> str:

@@ -5,9 +5,7 @@ its files have 280 keys for SAT-Nano and 368 for SAT-Pro, and 12 more with heads
 training uses. The names of a layer's ``norm1`` are there too, though no layer applies it.
 """
 
-import os
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from lorkd_monailabel.checkpoints.keys import (
 )
 from lorkd_monailabel.checkpoints.keys import reference_shapes as shapes_of
 from lorkd_monailabel.checkpoints.reading import read_state, without
+from lorkd_monailabel.drafts import draft_of
 from lorkd_monailabel.torch_files import AGAIN, check_numbers, checked_tensors
 
 WHAT = "checkpoint of SAT"
@@ -94,16 +93,8 @@ def write_sat(path: str | Path, network: Mapping[str, Any], weights: Mapping[str
     """
     path = Path(path)
     content = {"model_state_dict": sat_state(network, weights)}
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".draft-")
-    try:
-        with open(handle, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(draft, 0o644)
-        os.link(draft, path)
-    finally:
-        os.unlink(draft)
+    with draft_of(path, over=False) as draft, draft.open("wb") as file:
+        torch.save(content, file)
 
 
 def _check_aliases(found: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path) -> None:

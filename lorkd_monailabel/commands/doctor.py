@@ -180,8 +180,6 @@ def _about_expert(predictor: Predictor, department: str) -> Finding:
         trained = predictor.structures(department)
     except (ValueError, OSError) as error:
         return Finding(False, f"{name}: {error}{_way_back(store, department)}")
-    if not all(parameter.isfinite().all() for parameter in fused.network.parameters()):
-        return Finding(False, f"{name} has NaN or infinite weights; train it anew{_way_back(store, department)}")
     unknown = [each for each in trained if each not in structures() or each not in fused.queries]
     if unknown:
         return Finding(False, f"{name} was trained on {', '.join(unknown)}, unknown here; update lorkd-monailabel")
@@ -196,8 +194,9 @@ def _way_back(store: ExpertStore, department: str) -> str:
     for revision in reversed(store.revisions(department)[:-1]):
         try:
             expert = store.load(department, revision)
-            fused_network(store.base(expert.base_sha256), expert)
+            network = fused_network(store.base(expert.base_sha256), expert)
         except (ValueError, OSError):
             continue
-        return f"; or go back: lorkd experts rollback {department} {revision} --store {store.folder}"
+        if all(weight.isfinite().all() for weight in network.parameters()):
+            return f"; or go back: lorkd experts rollback {department} {revision} --store {store.folder}"
     return ""

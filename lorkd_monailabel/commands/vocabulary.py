@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import uuid
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
@@ -17,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lorkd_monailabel.commands.options import Subparsers, check_free
 from lorkd_monailabel.commands.tables import printable
 from lorkd_monailabel.departments import LATERALITY, Structure, structures
+from lorkd_monailabel.drafts import draft_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -151,7 +148,7 @@ def terminology(arguments: argparse.Namespace) -> int:
     for each in structures().values():
         alike[each.snomed].append(each)
     text = TERMINOLOGY % ",\n".join(json.dumps(_type(group)) for group in alike.values())
-    with _drafted(arguments.file) as draft:
+    with draft_of(arguments.file) as draft:
         draft.write_text(text, encoding="utf-8")
     print(f"{arguments.file}: {len(structures())} structures, {len(alike)} codes")
     return 0
@@ -193,22 +190,9 @@ def write_table(table: QueryTable, path: Path) -> None:
     """
     from lorkd_monailabel.text_encoder import QueryTable
 
-    with _drafted(path) as draft:
+    with draft_of(path) as draft:
         table.save(draft)
         assert QueryTable.load(draft).space == table.space
-
-
-@contextmanager
-def _drafted(path: Path) -> Iterator[Path]:
-    """Give a path to write to, and put what was written there in the place of ``path``, unless that fails."""
-    draft = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
-    try:
-        yield draft
-        with open(draft, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _encoder(name: str, weights: Path | None, tokenizer: Path | None) -> tuple[Encoder, str, dict[str, Tensor] | None]:

@@ -10,12 +10,12 @@ import os
 import re
 import secrets
 import stat
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from lorkd_monailabel.drafts import draft_of
 from lorkd_monailabel.front_door.roles import ROLES, Role
 
 PREFIX = "lorkd_"
@@ -120,13 +120,6 @@ def _read(path: Path) -> list[Holder]:
 def _write(path: Path, holders: Sequence[Holder]) -> None:
     entries = [{**each._asdict(), "role": each.role.name.lower()} for each in holders]
     path.parent.mkdir(parents=True, exist_ok=True)
-    number, draft = tempfile.mkstemp(dir=path.parent, prefix=".tokens-")  # mode 600
-    try:
-        with os.fdopen(number, "w", encoding="utf-8") as file:
-            json.dump({"tokens": entries}, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    except BaseException:
-        os.unlink(draft)
-        raise
+    with draft_of(path) as draft:
+        draft.touch(mode=0o600)
+        draft.write_text(json.dumps({"tokens": entries}, indent=1), encoding="utf-8")

@@ -7,7 +7,6 @@ import os
 import shutil
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ from typing import Any
 from filelock import FileLock
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
 from monailabel.interfaces.exception import ImageNotFoundException
+
+from lorkd_monailabel.drafts import draft_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -107,16 +108,10 @@ class Catalogue(LocalDatastore):
             with self.turn, FileLock(self._lock_file):
                 return self._update_datastore_file(lock=False)
         path = Path(self._datastore_config_path)
-        draft = path.with_name(f".{uuid.uuid4().hex}.draft")
-        try:
+        with draft_of(path) as draft:
             with draft.open("w", encoding="utf-8") as file:
                 json.dump(self._datastore.model_dump(exclude={"base_path"}), file, indent=2, default=str)
-                file.flush()
-                os.fsync(file.fileno())
             self._ignore_event_config = True
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
         self._config_ts = os.stat(path).st_mtime
 
     def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
@@ -142,12 +137,5 @@ def checked_name(name: str, what: str) -> str:
 
 def copy_whole(source: Path, target: Path) -> None:
     """Copies a file so that at the target there is the whole of it or what was there before."""
-    draft = target.with_name(f".{uuid.uuid4().hex}.draft")
-    try:
-        with source.open("rb") as read, draft.open("wb") as written:
-            shutil.copyfileobj(read, written, 1 << 20)
-            written.flush()
-            os.fsync(written.fileno())
-        os.replace(draft, target)
-    finally:
-        draft.unlink(missing_ok=True)
+    with draft_of(target) as draft:
+        shutil.copyfile(source, draft)

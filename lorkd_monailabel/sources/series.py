@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from lorkd_monailabel.drafts import write_whole
 from lorkd_monailabel.volume_files import read_volume_file, write_nifti
 
 LINKS = ".series"
@@ -181,6 +182,4 @@ def _read_index(path: Path) -> dict[str, tuple[int, list[_Slice]]]:
 
 
 def _write_index(seen: Mapping[str, tuple[int, list[_Slice]]], path: Path) -> None:
-    draft = path.with_name(f".{uuid.uuid4().hex}")
-    draft.write_text(json.dumps(seen), encoding="utf-8")
-    os.replace(draft, path)
+    write_whole(path, json.dumps(seen), flush=False)

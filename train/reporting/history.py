@@ -10,8 +10,8 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from lorkd_monailabel.drafts import draft_of
 from lorkd_monailabel.learning.training import Progress
-from train.drafts import draft_of
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,9 @@ class History:
         Raises:
             ValueError: the file holds something else.
         """
-        with draft_of(self.path) as draft:
+        with draft_of(self.path) as draft, draft.open("wb") as file:
             if self.path.exists():
-                draft.writelines(line for line, record in _lines(self.path) if record.step <= step)
+                file.writelines(line for line, record in _lines(self.path) if record.step <= step)
         self.resumed = True
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
+from lorkd_monailabel.drafts import draft_of
 from lorkd_monailabel.learning.sampler import ROUND, department_at
 from lorkd_monailabel.learning.samples import Sample, Samples
-from train.drafts import draft_of
 from train.reporting.charts import in_order, title_of
 from train.reporting.picture import color_of, show_slice
 
@@ -155,7 +155,7 @@ def save_overlays(overlays: Sequence[Overlay], path: Path) -> None:
         arrays[f"image{number}"] = own.image.astype(np.float16)
         arrays[f"reference{number}"] = own.reference.astype(bool)
         arrays[f"prediction{number}"] = own.prediction.astype(bool)
-    with draft_of(path) as draft:
+    with draft_of(path, suffix=".npz") as draft:
         np.savez_compressed(draft, **arrays)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from train.drafts import draft_of
+from lorkd_monailabel.drafts import draft_of
 from train.scoring.intervals import METRICS, Estimate
 from train.scoring.paper_tables import Run, part_name
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from train.drafts import write_whole
+from lorkd_monailabel.drafts import write_whole
 
 
 @dataclass(frozen=True)

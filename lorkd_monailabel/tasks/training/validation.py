@@ -18,9 +18,8 @@ from lorkd_monailabel.networks.segmenter import Segmenter
 from lorkd_monailabel.predictor import OVERLAP
 from lorkd_monailabel.sliding_window import Cancelled
 from lorkd_monailabel.text_encoder import QueryTable
-from lorkd_monailabel.volumes import Grid, Volume, canonical_image, read_labels, read_volume
+from lorkd_monailabel.volumes import Grid, Volume, canonical_image, read_labels, read_volume, same_grid
 
-TOLERANCE_MM = 0.01
 SLACK = 1e-6
 """What a Dice may be lower and still be no worse: sums of floating-point numbers."""
 
@@ -155,5 +154,5 @@ def _claimed(mask: Tensor, source: Grid, target: Grid) -> np.ndarray:
 
 
 def _check_grids(image: Grid, label: Grid, case: Case) -> None:
-    if image.shape != label.shape or not np.allclose(image.affine, label.affine, atol=TOLERANCE_MM):
+    if not same_grid(image, label):
         raise ValueError(f"{case.label} lies on another grid than {case.image}; export it on the image's grid")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from train.drafts import draft_of, write_whole
+from lorkd_monailabel.drafts import draft_of, write_whole
 from train.experiments.active_learning.rounds import RANDOM, Round
 from train.scoring.tables import Cell, Table, markdown
 
@@ -135,8 +135,8 @@ def write_results(rounds: Sequence[Round], folder: Path) -> None:
     writer.writerows(astuple(each) for each in rounds)
     write_whole(folder / "rounds.csv", text.getvalue())
     write_whole(folder / "tables.md", "\n\n".join(map(markdown, tables(rounds))) + "\n")
-    with draft_of(folder / "curves.png") as file:
-        file.write(picture(rounds))
+    with draft_of(folder / "curves.png") as draft:
+        draft.write_bytes(picture(rounds))
 
 
 def picture(rounds: Sequence[Round]) -> bytes:
