@@ -124,8 +124,8 @@ def test_options_of_a_training_choose_no_file_and_no_address(door, options):
 def test_unknown_tasks_start_no_process(door):
     for path in ("train/none", "scoring/none", "batch/infer/none"):
         assert "is unknown" in refused(requests.post(f"{door.url}/{path}", json={}, timeout=30), 404)
-    for model in ("none", "../../../x"):
-        assert "is unknown" in refused(requests.post(f"{door.url}/train/", json={"model": model}, timeout=30), 404)
+    assert "is unknown" in refused(requests.post(f"{door.url}/train/", json={"model": "none"}, timeout=30), 404)
+    assert "must be no path" in refused(requests.post(f"{door.url}/train/", json={"model": "../x"}, timeout=30))
 
 
 @pytest.mark.usefixtures("untouched")

@@ -90,6 +90,8 @@ def test_dicom_files_are_not_removed(studies, root):
     assert not (root / "ct 1.nii.gz").exists()
 
 
+# watchdog warns where a folder comes with folders in it: it may begin to watch one of them twice
+@pytest.mark.filterwarnings("ignore:Callback with id:RuntimeWarning")
 def test_series_that_is_copied_in_appears_when_it_is_whole(root, make_series):
     studies = FolderStudies(str(root), extensions=EXTENSIONS, auto_reload=True)
     try:
