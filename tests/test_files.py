@@ -47,5 +47,5 @@ def test_no_file_names_a_path_of_one_machine(root, project_files):
 def test_machine_paths_are_recognised():
     for path in ("/wo" + "rk/main/x", "/ro" + "ot/.cache", "'/tm" + "p/out'", "../sha" + "red/data"):
         assert MACHINE_PATH.search(f"open {path}")
-    for text in ("https://example.org/wo" + "rk/x", "framework/x", "model/root", "tests/root/x", "/tmp"):
+    for text in ("https://example.org/wo" + "rk/x", "framework/x", "model/ro" + "ot", "tests/ro" + "ot/x", "/t" + "mp"):
         assert not MACHINE_PATH.search(text)
