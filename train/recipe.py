@@ -7,7 +7,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr
+from contextlib import ExitStack, closing, contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +119,8 @@ class Session:
             return lambda progress: None
         listeners: list[Callable[[Progress], None]] = [History(self.folder / f"{phase}.jsonl")]
         if self.config.engine.tensorboard:
-            listeners.append(self.open.enter_context(Board(self.folder / "tensorboard" / phase)))
-        listeners.append(self.open.enter_context(Bar(title or phase)))
+            listeners.append(self.open.enter_context(closing(Board(self.folder / "tensorboard" / phase))))
+        listeners.append(self.open.enter_context(closing(Bar(title or phase))))
 
         def tell(progress: Progress) -> None:
             for listener in listeners:

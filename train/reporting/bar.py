@@ -3,7 +3,6 @@
 import math
 import sys
 import time
-from types import TracebackType
 from typing import TextIO
 
 from tqdm import tqdm
@@ -41,14 +40,6 @@ class Bar:
         if self.lines:
             print(_losses(self.losses), file=self.file, flush=True)
         self.lines = []
-
-    def __enter__(self) -> "Bar":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __call__(self, progress: Progress) -> None:
         """Show a step."""

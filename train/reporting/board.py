@@ -3,7 +3,6 @@
 import math
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from lorkd_monailabel.learning.training import Progress
@@ -38,14 +37,6 @@ class Board:
         """Write what is left."""
         if self.writer is not None:
             self.writer.close()
-
-    def __enter__(self) -> "Board":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __call__(self, progress: Progress) -> None:
         """Write the scalars of a step."""

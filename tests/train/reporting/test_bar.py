@@ -7,6 +7,7 @@ import os
 import select
 import struct
 import termios
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ def on_terminal(*steps: Progress) -> list[str]:
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, COLUMNS, 0, 0))
     seen = b""
     with os.fdopen(slave, "w", encoding="utf-8") as file:
-        with Bar("joint", file) as shown:
+        with closing(Bar("joint", file)) as shown:
             for step in steps:
                 shown(step)
         file.flush()
@@ -79,7 +80,7 @@ def test_a_log_file_gets_whole_lines_at_times(tmp_path: Path, monkeypatch: pytes
     now = 100.0
     monkeypatch.setattr(bar.time, "monotonic", lambda: now)
     path = tmp_path / "log"
-    with path.open("w", encoding="utf-8") as file, Bar("joint", file) as shown:
+    with path.open("w", encoding="utf-8") as file, closing(Bar("joint", file)) as shown:
         for step in range(1, 101):  # a second each
             shown(told(step, waiting=0.3, brain=0.5))
             now += 1

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ def read(folder: Path) -> Mapping[str, list[tuple[int, float]]]:
 
 
 def test_every_scalar_of_a_step_reads_back(tmp_path: Path) -> None:
-    with Board(tmp_path / "joint") as listener:
+    with closing(Board(tmp_path / "joint")) as listener:
         listener(told(1, abdomen=0.5, brain=1.5))
         listener(told(2, brain=0.25))
     assert read(tmp_path / "joint") == {
@@ -38,10 +39,10 @@ def test_every_scalar_of_a_step_reads_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("said", [True, False])
 def test_a_resumed_run_has_each_step_once(tmp_path: Path, said: bool) -> None:
-    with Board(tmp_path) as killed:
+    with closing(Board(tmp_path)) as killed:
         for step in range(1, 7):
             killed(told(step, brain=1.0))
-    with Board(tmp_path) as resumed:
+    with closing(Board(tmp_path)) as resumed:
         if said:
             resumed.resume(4)
         for step in range(5, 9):
@@ -50,14 +51,14 @@ def test_a_resumed_run_has_each_step_once(tmp_path: Path, said: bool) -> None:
 
 
 def test_what_is_not_finite_is_left_out(tmp_path: Path) -> None:
-    with Board(tmp_path) as listener:
+    with closing(Board(tmp_path)) as listener:
         listener(told(1, brain=math.nan))
         listener(told(2, brain=1.0))
     assert read(tmp_path)["department/brain"] == [(2, 1.0)]
 
 
 def test_nothing_is_written_before_a_step(tmp_path: Path) -> None:
-    with Board(tmp_path / "joint"):
+    with closing(Board(tmp_path / "joint")):
         pass
     assert not (tmp_path / "joint").exists()
 

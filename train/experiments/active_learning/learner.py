@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -158,7 +159,7 @@ class Learner:
             augment=True,
             seed=seed,
         )
-        with Bar(f"{self.department}, {len(labelled)} cases, seed {seed}") as bar:
+        with closing(Bar(f"{self.department}, {len(labelled)} cases, seed {seed}")) as bar:
             factors = finetune(
                 self.base,
                 start,
