@@ -1,16 +1,19 @@
 """A server of our own on a loopback port, in a folder of its own, for the tools that try its strength."""
 
+import json
 import os
 import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from socket import socket
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -19,7 +22,7 @@ import lorkd_monailabel
 from lorkd_monailabel.store import ExpertStore
 from train.bench.switching import make_store
 
-START_SECONDS = 180
+START_SECONDS, PATIENCE_SECONDS = 180, 300
 ROOT = Path(lorkd_monailabel.__file__).parents[1]
 SECRET = b"LoRKD-canary-3f9c"
 """What lies in files that no request may reach."""
@@ -57,6 +60,48 @@ class Sandbox:
         """Give the memory that the server holds."""
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text(encoding="utf-8").split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        params: dict[str, Any] | None = None,
+        *,
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+        wanted: tuple[int, ...] = (200,),
+    ) -> Any:
+        """Send a request.
+
+        Args:
+            method: of HTTP.
+            path: with its query.
+            params: sent as the form field of that name, in place of a body.
+            body: of the request.
+            headers: of the request.
+            wanted: statuses.
+
+        Returns:
+            The answer's JSON; its text where it is none.
+
+        Raises:
+            ValueError: another status than wanted.
+        """
+        if params is not None:
+            body = urllib.parse.urlencode({"params": json.dumps(params)}).encode()
+        request = urllib.request.Request(f"{self.address}{path}", data=body, headers=headers or {}, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as reply:
+                status, text = reply.status, reply.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                status, text = error.code, error.read().decode()
+        if status not in wanted:
+            raise ValueError(f"{method} {path} got {status}: {text[:200]}")
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
 
     def outside(self) -> dict[Path, bytes]:
         """Give every file that the server must not touch, and every name outside the folders that it may fill."""

@@ -2,21 +2,20 @@
 
     python -m train.bench.soak [--quick] [--requests 500] [--clients 16] [--minutes 60]
 
-First ``/info/`` is timed while three inferences run. Then the clients send their requests, while two revisions of an
-expert are published. It passes if no request fails, no answer comes from another revision than those that were the
-newest while it was made, ``/info/`` is as quick as it should be, and memory does not grow.
+First ``/info/`` is timed while three inferences run. Then the clients send their requests, while a training runs and
+two revisions of another expert are published. It passes if no request fails, no answer comes from another revision than
+those that were the newest while it was made, the training got on and is stopped in good order, ``/info/`` is as quick
+as it should be, and memory does not grow.
 """
 
 import argparse
+import gzip
 import json
 import random
 import sys
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 import uuid
 from collections import Counter
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 
 from train.bench.sandbox import Sandbox, sandbox
@@ -34,10 +34,14 @@ QUICK_REQUESTS, QUICK_CLIENTS, QUICK_PROBES = 60, 8, 60
 WARM = 50
 """Requests after which memory should not grow any more."""
 
+IMAGES = {"small": 24, "other": 32}
 INFERENCES = 3
 PROBES = 200
 PAUSE_SECONDS = 0.02
 PATIENCE_SECONDS = 300
+TRAINING: dict[str, Any] = {"steps": 1_000_000, "options": {"batch_size": 1, "workers": 0}}
+"""More steps than fit into any soak."""
+
 MIB = 1024**2
 
 
@@ -82,10 +86,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if options.requests < 1 or options.clients < 1 or options.minutes <= 0:
             raise ValueError(f"{options.requests} requests of {options.clients} clients load nothing; ask for more")
-        images = [("small", 24), ("other", 32), *((f"large{number}", 160) for number in range(INFERENCES))]
+        images = [*IMAGES.items(), *((f"large{number}", 160) for number in range(INFERENCES))]
         with tempfile.TemporaryDirectory(prefix="lorkd-soak-") as folder:
             with sandbox(Path(folder), images) as server:
-                problems = time_info(server, options) + soak(server, options)
+                problems = time_info(server, options)
+                training = start_training(server)
+                problems += soak(server, options)
+                problems += end_training(server, training)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -97,8 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def time_info(server: Sandbox, options: argparse.Namespace) -> list[str]:
     """Time ``/info/`` while inferences run, and say what is too slow."""
-    ask(
-        server,
+    server.ask(
         "POST",
         "/infer/lorkd?image=small&output=json",
         {"text": "liver", "department": "auto"},
@@ -112,7 +118,7 @@ def time_info(server: Sandbox, options: argparse.Namespace) -> list[str]:
         while not over.is_set():
             jobs.append(str(uuid.uuid4()))
             address = f"/infer/{department}?image=large{number}&output=json"
-            ask(server, "POST", address, {"job": jobs[-1], "client_id": str(number)}, wanted=(200, 409))
+            server.ask("POST", address, {"job": jobs[-1], "client_id": str(number)}, wanted=(200, 409))
 
     with ThreadPoolExecutor(INFERENCES) as threads:
         running = [threads.submit(keep_inferring, number) for number in range(INFERENCES)]
@@ -120,14 +126,14 @@ def time_info(server: Sandbox, options: argparse.Namespace) -> list[str]:
             time.sleep(1)
             for _ in range(QUICK_PROBES if options.quick else PROBES):
                 began = time.perf_counter()
-                ask(server, "GET", "/info/")
+                server.ask("GET", "/info/")
                 seconds.append(time.perf_counter() - began)
                 time.sleep(PAUSE_SECONDS)
-            states = Counter(job["state"] for job in ask(server, "GET", "/lorkd/jobs"))
+            states = Counter(job["state"] for job in server.ask("GET", "/lorkd/jobs"))
         finally:
             over.set()
             for job in tuple(jobs):
-                ask(server, "DELETE", f"/lorkd/jobs/{job}", wanted=(200, 404))
+                server.ask("DELETE", f"/lorkd/jobs/{job}", wanted=(200, 404))
         for each in running:
             each.result()
     median, slowest = (float(np.percentile(seconds, each)) * 1000 for each in (50, 99))
@@ -184,17 +190,17 @@ def soak(server: Sandbox, options: argparse.Namespace) -> list[str]:
 
 def visit(server: Sandbox, number: int) -> str | None:
     """Ask what there is."""
-    ask(server, "GET", "/info/")
+    server.ask("GET", "/info/")
     return None
 
 
 def infer(server: Sandbox, number: int) -> str | None:
     """Segment, and see that the answer comes from a revision that was the newest meanwhile."""
     department = server.store.departments()[number % 2]
-    image = ("small", "other")[number % 2]
+    image = tuple(IMAGES)[number % 2]
     first = server.store.newest(department) or 0
     options = {"client_id": f"client {number % 5}"}
-    answer = ask(server, "POST", f"/infer/{department}?image={image}&output=json", options)
+    answer = server.ask("POST", f"/infer/{department}?image={image}&output=json", options)
     last = server.store.newest(department) or 0
     told = {each["revision"] for each in answer["lorkd"]["answers"]}
     if len(told) != 1 or not first <= min(told) <= last:
@@ -204,25 +210,31 @@ def infer(server: Sandbox, number: int) -> str | None:
 
 def sample(server: Sandbox, number: int) -> str | None:
     """Ask for the next image."""
-    ask(server, "POST", "/activelearning/random", body=b"{}", headers={"Content-Type": "application/json"})
+    server.ask("POST", "/activelearning/random", body=b"{}", headers={"Content-Type": "application/json"})
     return None
 
 
 def save(server: Sandbox, number: int) -> str | None:
     """Save an image as a label, which it is as good as any other."""
-    boundary = uuid.uuid4().hex
-    head = f'--{boundary}\r\nContent-Disposition: form-data; name="label"; filename="x.nii.gz"\r\n\r\n'.encode()
-    body = head + (server.studies / "small.nii.gz").read_bytes() + f"\r\n--{boundary}--\r\n".encode()
-    form = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
-    ask(server, "PUT", f"/datastore/label?image=other&tag=soak{number % 3}", body=body, headers=form)
+    send_label(server, "other", f"soak{number % 3}", (server.studies / "small.nii.gz").read_bytes(), {})
     return None
+
+
+def send_label(server: Sandbox, image: str, tag: str, label: bytes, params: dict[str, Any]) -> None:
+    """Submit a NIfTI file as the label of an image."""
+    boundary = uuid.uuid4().hex
+    part = f"--{boundary}\r\nContent-Disposition: form-data; name="
+    head = f'{part}"params"\r\n\r\n{json.dumps(params)}\r\n{part}"label"; filename="x.nii.gz"\r\n\r\n'
+    body = head.encode() + label + f"\r\n--{boundary}--\r\n".encode()
+    form = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+    server.ask("PUT", f"/datastore/label?image={image}&tag={tag}", body=body, headers=form)
 
 
 def look(server: Sandbox, number: int) -> str | None:
     """Ask for the datastore, the figures and the queue."""
-    ask(server, "GET", "/datastore/?output=all")
-    ask(server, "GET", "/lorkd/metrics")
-    ask(server, "GET", "/lorkd/jobs")
+    server.ask("GET", "/datastore/?output=all")
+    server.ask("GET", "/lorkd/metrics")
+    server.ask("GET", "/lorkd/jobs")
     return None
 
 
@@ -238,39 +250,46 @@ def publish(server: Sandbox, *, seed: int) -> None:
     server.store.publish(replace(expert, factors=factors))
 
 
-def ask(
-    server: Sandbox,
-    method: str,
-    path: str,
-    params: dict[str, Any] | None = None,
-    *,
-    body: bytes | None = None,
-    headers: dict[str, str] | None = None,
-    wanted: tuple[int, ...] = (200,),
-) -> Any:
-    """Send a request.
-
-    Returns:
-        The answer's JSON; its text where it is none.
+def start_training(server: Sandbox) -> str:
+    """Submit two labels, retrain the expert that is not published meanwhile, and give the training's id when it learns.
 
     Raises:
-        ValueError: another status than wanted.
+        ValueError: it does not begin.
     """
-    if params is not None:
-        body = urllib.parse.urlencode({"params": json.dumps(params)}).encode()
-    request = urllib.request.Request(f"{server.address}{path}", data=body, headers=headers or {}, method=method)
-    try:
-        with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as reply:
-            status, text = reply.status, reply.read().decode()
-    except urllib.error.HTTPError as error:
-        with error:
-            status, text = error.code, error.read().decode()
-    if status not in wanted:
-        raise ValueError(f"{method} {path} got {status}: {text[:200]}")
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+    department = server.store.departments()[1]
+    named = {"label_info": [{"name": server.store.load(department).structures[0], "idx": 1}]}
+    for image in IMAGES:
+        scan = nibabel.Nifti1Image.from_filename(server.studies / f"{image}.nii.gz")
+        label = np.zeros(scan.shape, np.uint8)
+        label[4:12, 4:12, 4:12] = 1
+        send_label(server, image, "final", gzip.compress(nibabel.Nifti1Image(label, scan.affine).to_bytes()), named)
+    order = json.dumps({"department": department, **TRAINING}).encode()
+    headers = {"Content-Type": "application/json"}
+    training: str = server.ask("POST", "/lorkd/training", body=order, headers=headers, wanted=(201,))["id"]
+    end = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < end:
+        state = server.ask("GET", f"/lorkd/training/{training}")
+        if state["state"] not in ("queued", "running"):
+            raise ValueError(f"the training is {state['state']}: {state['message']}")
+        if state["stage"] == "train" and state["step"]:
+            return training
+        time.sleep(0.5)
+    raise ValueError(f"the training did not begin within {PATIENCE_SECONDS} s")
+
+
+def end_training(server: Sandbox, training: str) -> list[str]:
+    """Stop a training, and say what is wrong with it."""
+    before = server.ask("GET", f"/lorkd/training/{training}")
+    if before["state"] != "running":
+        return [f"the training is {before['state']}: {before['message']}"]
+    server.ask("DELETE", f"/lorkd/training/{training}")
+    end = time.monotonic() + PATIENCE_SECONDS
+    while (state := server.ask("GET", f"/lorkd/training/{training}"))["state"] in ("running", "stopping"):
+        if time.monotonic() > end:
+            return [f"the training did not stop within {PATIENCE_SECONDS} s"]
+        time.sleep(0.5)
+    print(f"training meanwhile: {before['step']} steps, then {state['state']}")
+    return [] if state["state"] == "stopped" else [f"the training is {state['state']}: {state['message']}"]
 
 
 if __name__ == "__main__":
