@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import nibabel
 import numpy as np
 
 from lorkd_monailabel.departments import LATERALITY, Structure
-from lorkd_monailabel.drafts import draft_of
+from lorkd_monailabel.drafts import draft_of, packed
 from lorkd_monailabel.volumes import Box, Grid
 
 _NIFTI = (".nii.gz", ".nii")
@@ -101,17 +100,17 @@ class Merging:
         box = shifted(own, part)
         claimed = claimed[own]
         labels, best = self._labels[box], self._best[box]
+        candidate, wins = probability[own].astype(np.float32, copy=False), claimed
         contested = claimed & (labels > 0)
         if contested.any():
+            wins = claimed & ((candidate > best) | ~contested)
             for other, other_box, other_bits in self._claims:
                 if voxels := _voxels_in_common(contested, box, other_bits, other_box):
                     self._overlaps.append(Overlap(other.structure.name, segment.structure.name, voxels))
         # a bit for each voxel of its box is all that is kept of a claim
         self._claims.append((segment, box, np.packbits(claimed, axis=2)))
-        candidate = probability[own].astype(np.float32)
-        wins = claimed & ((candidate > best) | (labels == 0))
-        labels[wins] = segment.value
-        best[wins] = candidate[wins]
+        np.copyto(labels, labels.dtype.type(segment.value), where=wins)
+        np.copyto(best, candidate, where=wins)
 
     def label_map(self) -> LabelMap:
         """Gives what was merged so far."""
@@ -210,11 +209,11 @@ def _write_nifti(label_map: LabelMap, path: Path) -> None:
     image.header.set_xyzt_units("mm")
     image.set_sform(label_map.grid.affine, code=1)
     image.set_qform(label_map.grid.affine, code=1)
-    # into a file of our own: on a full disk nibabel leaves its open, and gzip's time stamp would differ each time
+    # into a file of our own: on a full disk nibabel leaves its open
     with path.open("wb") as file:
         if path.suffix == ".gz":
-            with gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed:
-                image.to_stream(packed)
+            with packed(file) as stream:
+                image.to_stream(stream)
         else:
             image.to_stream(file)
 

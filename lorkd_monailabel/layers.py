@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from lorkd_monailabel.drafts import draft_of
+from lorkd_monailabel.drafts import draft_of, packed
 from lorkd_monailabel.label_maps import (
     RAS_TO_LPS,
     THRESHOLD,
@@ -122,9 +121,9 @@ def write_layers(layers: Layers, path: str | Path) -> None:
         raise FileNotFoundError(f"folder {path.parent} of {path.name} does not exist; make it first")
     with draft_of(path) as draft, draft.open("wb") as file:
         file.write(_header(layers).encode())
-        with gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed:
+        with packed(file) as stream:
             for z in range(layers.grid.shape[2]):  # slice by slice: no copy of the whole
-                packed.write(np.stack([array[:, :, z] for array in layers.arrays]).tobytes(order="F"))
+                stream.write(np.stack([array[:, :, z] for array in layers.arrays]).tobytes(order="F"))
 
 
 def _header(layers: Layers) -> str:

@@ -30,6 +30,8 @@ _CGROUPS = (
     ),
 )
 
+_DAMAGED = (*UNREADABLE, RuntimeError, ArithmeticError)
+
 # What torch's allocators say; only those of GPUs have an error type of their own.
 _OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED", "Seems to be OOM")
 
@@ -62,7 +64,7 @@ def announced(path: Path) -> Extent | None:
             image: Any = nibabel.load(path)
             return _checked(image.shape, np.linalg.norm(image.affine[:3, :3], axis=0))
         return _announced_itk(path)
-    except (*UNREADABLE, RuntimeError, ArithmeticError):
+    except _DAMAGED:
         return None  # the reader of the whole file says what is wrong with it
 
 

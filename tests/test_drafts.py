@@ -1,10 +1,12 @@
 """Tests of files that are written whole or not at all."""
 
+import gzip
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 
-from lorkd_monailabel.drafts import draft_of, write_whole
+from lorkd_monailabel.drafts import draft_of, packed, write_whole
 
 
 def test_a_file_takes_its_place_at_the_end(tmp_path: Path) -> None:
@@ -49,3 +51,12 @@ def test_a_draft_is_hidden_and_has_the_suffix_that_was_asked_for(tmp_path: Path)
         draft.touch()
         assert (draft.parent, draft.name[0]) == (tmp_path, ".")
         assert draft.name.endswith(".nii.gz")
+
+
+def test_what_is_packed_is_gzip_and_the_same_each_time() -> None:
+    files = BytesIO(), BytesIO()
+    for file in files:
+        with packed(file) as stream:
+            stream.write(b"liver" * 1000)
+    assert files[0].getvalue() == files[1].getvalue()
+    assert gzip.decompress(files[0].getvalue()) == b"liver" * 1000

@@ -38,13 +38,36 @@ def test_read_nifti(tmp_path: Path, name: str) -> None:
     grid = oblique_grid()
     array = image_array(grid.shape)
     volume = read_volume(write_nifti(tmp_path / name, array, grid.affine))
-    assert volume.array.dtype == np.float32
+    assert volume.array.dtype == np.int16
     assert volume.array.flags.f_contiguous  # as the file has it: to bring it into another order takes as long
     assert volume.array.flags.writeable
     np.testing.assert_array_equal(volume.array, array)
     np.testing.assert_allclose(volume.grid.affine, grid.affine, atol=1e-5)
     assert volume.modality == "mri"
     assert read_volume(tmp_path / name, "ct").modality == "ct"
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize(
+    ("held", "read"),
+    [
+        ("int8", "int8"),
+        ("uint8", "uint8"),
+        (">i2", "int16"),
+        ("uint16", "float32"),
+        ("int32", "float32"),
+        ("float64", "float32"),
+    ],
+)
+def test_small_whole_numbers_stay_what_they_are(tmp_path: Path, suffix: str, held: str, read: str) -> None:
+    array = np.arange(60).reshape(3, 4, 5).astype(held)
+    header = nibabel.Nifti1Header(endianness=">" if held.startswith(">") else "<")
+    header.set_data_dtype(array.dtype)
+    nibabel.save(nibabel.Nifti1Image(array, np.eye(4), header), tmp_path / f"a{suffix}")
+    found = read_volume(tmp_path / f"a{suffix}").array
+    assert found.dtype == np.dtype(read)
+    assert found.dtype.isnative
+    np.testing.assert_array_equal(found, array)
 
 
 def test_read_nifti_scales_and_takes_the_qform(tmp_path: Path) -> None:

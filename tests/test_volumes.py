@@ -189,3 +189,28 @@ def test_canonical_image_in_both_intensities() -> None:
     after = resample(torch.from_numpy(array.copy())[None], grid, own, "linear").numpy()
     np.testing.assert_array_equal(sat.numpy(), normalise(after, "ct", "sat"))
     assert sat.shape == (1, *own.shape)
+
+
+@pytest.mark.parametrize("modality", ["ct", "mri"])
+@pytest.mark.parametrize("intensities", ["fixed", "sat"])
+def test_a_canonical_image_of_whole_numbers_is_that_of_the_same_floats(modality, intensities) -> None:
+    grid = Grid((40, 37, 26), oblique_grid().affine)
+    whole = np.asfortranarray(np.random.default_rng(0).integers(-1000, 1000, grid.shape, dtype=np.int16))
+    spacing_mm = 4.3 * max(grid.spacing_mm)  # so that most voxels are not drawn from
+    image, own = canonical_image(Volume(whole, grid, modality), spacing_mm, intensities)
+    floats, _ = canonical_image(Volume(whole.astype(np.float32), grid, modality), spacing_mm, intensities)
+    assert image.dtype == torch.float32
+    assert torch.equal(image, floats)
+    assert max(own.shape) < 15
+
+
+def test_only_voxels_that_are_drawn_from_are_looked_at() -> None:
+    source = Grid((20, 20, 20), np.eye(4))
+    seen = []
+
+    def first(drawn: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(drawn.shape))
+        return drawn
+
+    resample(torch.zeros(1, 20, 20, 20), source, canonical_grid(source, 4.0), "linear", first=first)
+    assert seen == [(1, 10, 10, 10)]  # five places along each axis, each half way between two voxels

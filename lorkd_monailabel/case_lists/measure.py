@@ -122,6 +122,6 @@ def _structures(line: Line, volume: Volume, labels: np.ndarray) -> Measured:
         millilitres[name] = voxels * volume.grid.voxel_ml
         if voxels:
             rightness[name] = float(right[own].sum()) / voxels
-    content = hashlib.blake2b(np.ascontiguousarray(volume.array).data, digest_size=16)
+    content = hashlib.blake2b(np.ascontiguousarray(volume.array, np.float32).data, digest_size=16)
     content.update(repr(volume.grid.shape).encode())
     return Measured(line, content.hexdigest(), frozenset(map(int, present)), millilitres, rightness)
