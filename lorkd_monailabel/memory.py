@@ -30,7 +30,7 @@ _CGROUPS = (
     ),
 )
 
-_DAMAGED = (*UNREADABLE, RuntimeError, ArithmeticError)
+_DAMAGED: tuple[type[Exception], ...] = (*UNREADABLE, RuntimeError, ArithmeticError)
 
 # What torch's allocators say; only those of GPUs have an error type of their own.
 _OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED", "Seems to be OOM")

@@ -1,1 +1,1 @@
-"""Benchmarks: ``python -m train.bench.eks``, ``.switching`` and ``.cost``, from the root of the repository."""
+"""Benchmarks: ``python -m train.bench.eks``, ``.cost``, ``.overhead`` and the others, from the root of the repository."""

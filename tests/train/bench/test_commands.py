@@ -2,12 +2,14 @@ import argparse
 import csv
 import re
 
+import nibabel
+import numpy as np
 import pytest
 import torch
 
 from lorkd_monailabel.experts import fuse
 from lorkd_monailabel.store import ExpertStore
-from train.bench import eks, switching
+from train.bench import eks, overhead, switching
 from train.bench.cases import low_rank_names, unet_cases, unet_problem
 
 
@@ -71,6 +73,39 @@ def test_a_fusion_that_writes_into_the_base_is_caught(tmp_path, monkeypatch):
     monkeypatch.setattr("lorkd_monailabel.experts.fuse", careless)
     with pytest.raises(ValueError, match=r"changed the base .* must not write into its arguments"):
         switching.check_base(store, 3)
+
+
+@pytest.fixture
+def scan(tmp_path):
+    path = tmp_path / "scan.nii.gz"
+    array = np.random.default_rng(0).normal(0, 300, (20, 20, 20)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(array, np.diag([3.0, 3.0, 3.0, 1.0])), path)
+    return path
+
+
+def test_quick_overhead(tmp_path, capsys, scan):
+    store = switching.make_store(tmp_path / "store", "tiny")
+    text = store.load(store.departments()[0]).structures[0]
+    options = ["--store", str(store.folder), "--text", text, "--quick", "--output", str(tmp_path)]
+    assert overhead.main([str(scan), *options]) == 0, capsys.readouterr().err
+    rows = {row["way"]: row for row in read(tmp_path / "overhead.csv")}
+    assert set(rows) == {"forward passes", "request", "first request of a department"}
+    assert rows["forward passes"]["floor"] == "True"
+    assert all(float(row["seconds"]) > 0 for row in rows.values())
+    assert {row["case"] for row in rows.values()} == {"0.0 megavoxels"}
+
+
+@pytest.mark.parametrize("text", ["liver; heart", "liverr"])
+def test_overhead_wants_one_department(text, scan, capsys):
+    assert overhead.main([str(scan), "--text", text]) == 2
+    assert "must name structures of one department" in capsys.readouterr().err
+
+
+def test_an_image_is_enlarged_to_about_so_many_voxels(tmp_path, scan):
+    assert overhead.resized(scan, tmp_path / "big.nii.gz", 1_000_000) == "1.0 megavoxels"
+    before, after = nibabel.load(scan), nibabel.load(tmp_path / "big.nii.gz")
+    assert after.shape == (100, 100, 100)
+    np.testing.assert_allclose(after.header.get_zooms(), np.array(before.header.get_zooms()) / 5, rtol=1e-5)
 
 
 def test_store_of_the_switching_benchmark_is_the_papers(tmp_path):

@@ -1,0 +1,139 @@
+"""Measure what a request by text costs over the bare forward passes of its windows, and what a new department adds.
+
+    python -m train.bench.overhead IMAGE [--text "liver; spleen; left kidney"] [--voxels 33e6] [--output FOLDER]
+
+A request reads the image, segments and writes the label map. A first request finds its department not fused yet, in a
+process that has served another. --voxels enlarges the image first, for there are larger ones in hospitals.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lorkd_monailabel.commands.options import store_folder
+from lorkd_monailabel.devices import has_fast_bf16
+from lorkd_monailabel.label_maps import write_label_map
+from lorkd_monailabel.masks import masks_of
+from lorkd_monailabel.predictor import Predictor
+from lorkd_monailabel.prompts import Target, resolve
+from lorkd_monailabel.store import ExpertStore
+from lorkd_monailabel.volume_files import VolumeFile, read_volume_file, write_nifti
+from lorkd_monailabel.volumes import Grid, canonical_grid, canonical_image, read_volume, resample
+from train.bench.command import add_options, apply
+from train.bench.report import write_report
+from train.bench.timing import Way, measure
+
+TEXT = "liver; spleen; left kidney"
+FLOOR = "forward passes"
+QUICK_VOXELS = 20_000
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="train.bench.overhead", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="a CT that shows what the text names")
+    parser.add_argument("--text", default=TEXT, help=f"structures of one department (default: {TEXT})")
+    parser.add_argument("--store", type=Path, help="of experts (default: the one of this package)")
+    parser.add_argument("--voxels", type=float, default=0, help="enlarge the image to about as many")
+    add_options(parser, rounds=5)
+    options = parser.parse_args(argv)
+    try:
+        apply(options)
+        targets, refused = resolve(options.text)
+        departments = {target.structure.department for target in targets}
+        if refused or len(departments) != 1:
+            raise ValueError(f"{options.text!r} must name structures of one department; try {TEXT!r}")
+        store = ExpertStore(store_folder(options.store))
+        voxels = QUICK_VOXELS if options.quick else int(options.voxels)
+        with tempfile.TemporaryDirectory() as folder:
+            image = Path(folder) / "image.nii.gz"
+            case = resized(options.image, image, voxels)
+            ways = ways_of(image, targets, store, device=options.device, rounds=options.rounds)
+            results = measure(case, "time", ways, floor=FLOOR, rounds=options.rounds, device=options.device)
+        print(f"\n## overhead\n\n{write_report(results, options.output, 'overhead', device=options.device)}")
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def resized(path: Path, out: Path, voxels: int) -> str:
+    """Write an image as .nii.gz with about so many voxels, 0 for as many as it has, and say how many they are.
+
+    Raises:
+        ValueError: it can't be read.
+    """
+    file = read_volume_file(path)
+    if voxels:
+        x, y, z = file.array.shape
+        grid = Grid((x, y, z), file.affine)
+        spacing_mm = np.asarray(grid.spacing_mm) * (file.array.size / voxels) ** (1 / 3)
+        finer = canonical_grid(grid, (float(spacing_mm[0]), float(spacing_mm[1]), float(spacing_mm[2])))
+        array = resample(torch.from_numpy(file.array.astype(np.float32))[None], grid, finer, "linear")[0].numpy()
+        noise = np.random.default_rng(0).normal(0, 10, array.shape)  # else it would pack like no scan
+        file = VolumeFile(np.rint(array + noise).astype(np.float32), finer.affine, file.modality)
+    write_nifti(file, out)
+    return f"{file.array.size / 1e6:.1f} megavoxels"
+
+
+def ways_of(image: Path, targets: Sequence[Target], store: ExpertStore, *, device: str, rounds: int) -> list[Way]:
+    """Give the forward passes, the request, and the first request after another department's."""
+    warm, output = Predictor(store, device=device), image.with_name("label.nii.gz")
+    own = targets[0].structure.department
+    others = [name for name in store.departments() if name != own]
+
+    def request(predictor: Predictor) -> None:
+        write_label_map(predictor.segment(read_volume(image), targets).label_map, output)
+
+    def ready() -> Predictor:
+        predictor = Predictor(store, device=device)
+        predictor.fused(others[0])
+        return predictor
+
+    ways = [Way(FLOOR, passes(image, targets, warm)), Way("request", lambda: request(warm))]
+    if others:
+        fresh = [ready() for _ in range(rounds + 1)]  # one more for the round that warms up
+        ways.append(Way("first request of a department", lambda: request(fresh.pop())))
+    return ways
+
+
+def passes(image: Path, targets: Sequence[Target], predictor: Predictor) -> Callable[[], None]:
+    """Give what computes the windows of a request and nothing else."""
+    volume, fused = read_volume(image), predictor.fused(targets[0].structure.department)
+    seen, _ = canonical_image(volume, fused.spacing_mm, fused.intensities, device=str(predictor.device))
+    queries = fused.queries.queries([target.structure.name for target in targets], volume.modality)
+    asked, fast = queries.to(predictor.device), has_fast_bf16(predictor.device)
+    windows: list[Tensor] = []
+
+    def kept(given: Tensor) -> Tensor:
+        windows.append(given.to(predictor.device, memory_format=torch.channels_last_3d))
+        return torch.zeros(1, len(targets), *given.shape[2:])
+
+    masks_of(
+        seen,
+        lambda device: kept,
+        device=predictor.device,
+        window=fused.window,
+        stride=fused.network.stride,
+        overlap=predictor.overlap,
+        progress=lambda done, total: True,
+    )
+
+    def run() -> None:
+        with torch.no_grad(), torch.autocast(predictor.device.type, torch.bfloat16, enabled=fast):
+            for window in windows:
+                fused.network(window, asked)
+
+    return run
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
