@@ -1,1 +1,1 @@
-"""Benchmarks: ``python -m train.bench.eks``, ``.cost``, ``.overhead`` and the others, from the root of the repository."""
+"""Benchmarks and trials of strength: ``python -m train.bench.eks`` and so on, from the root of the repository."""
