@@ -50,7 +50,7 @@ class EvaluateConfig:
         splits: keep these; empty keeps all.
         sources: keep these; empty keeps all.
         structures: compare these; empty compares all that are annotated and known.
-        limit: most cases of a source; 0 takes all.
+        limit: most cases of a source, or source, or ``default``, -> most cases; 0 takes all.
         grids: ``native``, the grid of each image, and spacings of the canonical grid in mm, as the paper's ``1x1x3``.
         tolerance_mm: of the surface Dice.
         no_distances: sources whose spacing is not true: they have no surface Dice.
@@ -68,7 +68,7 @@ class EvaluateConfig:
     splits: list[str] = field(default_factory=lambda: ["validation"])
     sources: list[str] = field(default_factory=list)
     structures: list[str] = field(default_factory=list)
-    limit: int = 0
+    limit: int | dict[str, int] = 0
     grids: list[str] = field(default_factory=lambda: [NATIVE, "1x1x3"])
     tolerance_mm: float = 1.0
     no_distances: list[str] = field(default_factory=list)
@@ -216,11 +216,13 @@ def spacing_of(grid: str) -> tuple[float, float, float]:
 
 def chosen_cases(config: EvaluateConfig) -> list[Case]:
     """Read the cases and keep at most ``limit`` of each source."""
+    limits = config.limit if isinstance(config.limit, dict) else {"default": config.limit}
     counts: dict[str, int] = {}
     kept = []
     for case in read_cases(config.cases, splits=config.splits, sources=config.sources):
         counts[case.source] = counts.get(case.source, 0) + 1
-        if not config.limit or counts[case.source] <= config.limit:
+        limit = limits.get(case.source, limits.get("default", 0))
+        if not limit or counts[case.source] <= limit:
             kept.append(case)
     return kept
 

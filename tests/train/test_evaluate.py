@@ -127,6 +127,18 @@ def test_what_is_told_of_a_run(evaluate: Callable[..., int], tmp_path: Path) -> 
     assert {row.case for row in rows(tmp_path)} == {"first_image.nii.gz", "third_image.nii.gz"}
 
 
+def test_a_limit_of_one_source_leaves_the_others_whole(evaluate: Callable[..., int], tmp_path: Path) -> None:
+    assert evaluate() == 0
+    every = {(row.source, row.case) for row in rows(tmp_path)}
+    source = max(sorted({source for source, _ in every}), key=lambda name: sum(own == name for own, _ in every))
+    assert sum(own == source for own, _ in every) > 1
+    (tmp_path / "out" / "rows.csv").unlink()
+    assert evaluate(f"limit={{ {source} = 1 }}") == 0
+    left = {(row.source, row.case) for row in rows(tmp_path)}
+    assert {case for case in every - left if case[0] != source} == set()
+    assert sum(own == source for own, _ in left) == 1
+
+
 def test_a_stopped_evaluation_goes_on_where_it_was_and_a_finished_one_is_read(
     evaluate: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
