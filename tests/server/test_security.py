@@ -187,6 +187,19 @@ def test_options_that_are_no_sound_json(door, params, part):
     assert part in refused(door.infer("abdomen", "ct 1", params))
 
 
+@pytest.mark.usefixtures("untouched")
+def test_no_option_is_evaluated(door, tmp_path):
+    ran = tmp_path / "ran"
+    expression = f"$__import__('pathlib').Path('{ran}').touch()"
+    options = {"text": "liver", "displayable_configs": {"x": expression}, "x": expression}
+    assert door.infer("abdomen", "ct 1", options, output="json").status_code in (200, 400)
+    assert door.infer("abdomen", "ct 1", {"text": expression}, output="json").status_code == 400
+    for name in ("labels", "tags", "displayable_configs"):
+        reply = requests.post(f"{door.url}/train/finetune_abdomen", json={name: expression}, timeout=30)
+        assert reply.status_code == 400
+    assert not ran.exists()
+
+
 def test_no_log_names_a_patient(door, image):
     address = f"{door.url}/datastore/image?image={PATIENT}"
     assert requests.put(address, files={"file": (f"{PATIENT}.nii.gz", image)}, timeout=30).ok
