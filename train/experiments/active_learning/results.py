@@ -55,6 +55,15 @@ def mean_of(values: Sequence[float]) -> Mean:
     return Mean(float(np.mean(values)), float(t.ppf((1 + LEVEL) / 2, len(values) - 1)) * error, len(values))
 
 
+def runs(rounds: Sequence[Round], department: str, strategy: str) -> dict[int, dict[int, float]]:
+    """Give seed -> labelled cases -> Dice, of a department and a strategy."""
+    found: dict[int, dict[int, float]] = {}
+    for each in sorted(rounds, key=lambda each: (each.seed, each.cases)):
+        if (each.department, each.strategy) == (department, strategy):
+            found.setdefault(each.seed, {})[each.cases] = each.dice
+    return found
+
+
 def curves(rounds: Sequence[Round], department: str) -> dict[str, dict[int, Mean]]:
     """Give strategy -> labelled cases -> Dice of a department."""
     own = [each for each in rounds if each.department == department]
@@ -140,19 +149,19 @@ def write_results(rounds: Sequence[Round], folder: Path) -> None:
 
 
 def picture(rounds: Sequence[Round]) -> bytes:
-    """Draw a panel for each department, as PNG."""
+    """Draw a panel for each department, as PNG: means over the seeds, and each seed's own curve as a thin line."""
     from matplotlib.figure import Figure
 
     departments = list(dict.fromkeys(each.department for each in rounds))
     figure = Figure(figsize=(4.6 * len(departments), 3.6), layout="constrained")
     for axis, department in zip(figure.subplots(1, len(departments), squeeze=False)[0], departments, strict=True):
         for strategy, curve in curves(rounds, department).items():
-            counts = np.array(sorted(curve))
-            values = np.array([100 * curve[count].value for count in counts])
-            half = np.nan_to_num(np.array([100 * curve[count].half for count in counts]))
             color = COLORS.get(strategy, "#222222")
-            axis.plot(counts, values, marker="o", markersize=3, color=color, label=strategy.replace("_", " + "))
-            axis.fill_between(counts, values - half, values + half, color=color, alpha=0.12, linewidth=0)
+            for run in runs(rounds, department, strategy).values():
+                axis.plot(list(run), [100 * dice for dice in run.values()], color=color, linewidth=0.7, alpha=0.4)
+            means = {count: 100 * curve[count].value for count in sorted(curve)}
+            label = strategy.replace("_", " + ")
+            axis.plot(list(means), list(means.values()), marker="o", markersize=3, color=color, label=label)
         axis.set_title(department, loc="left", fontsize=10)
         axis.set_xlabel("labelled cases", fontsize=9)
         axis.set_ylabel("Dice (%), validation", fontsize=9)
