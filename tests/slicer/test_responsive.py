@@ -56,4 +56,4 @@ def test_the_clock_sees_work_and_waiting_of_ones_own():
     time.sleep(0.06)
     while time.thread_time() < worked + 0.06:
         pass
-    assert clock() - begin > 0.1  # one alone is 0.06; what Linux says of waiting is a few ms late
+    assert clock() - begin > 0.115
