@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import nibabel
 import numpy as np
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import SimpleITK
 
 _LOG = logging.getLogger(__name__)
+_CHUNK_BYTES = 1 << 20
 _REAL = "biuf"  # numpy kinds of one real number a voxel
 _NIFTI = (".nii", ".nii.gz")
 _ITK = (".nrrd", ".mha", ".mhd")
@@ -120,8 +121,20 @@ def _voxels(held: ArrayProxy, path: Path) -> np.ndarray:
     """Reads an image's voxels, scl_slope and scl_inter applied; ISA-L unpacks in half of nibabel's time."""
     if path.suffix.lower() != ".gz":
         return _narrow(held)
-    with igzip.open(path) as unpacked:
+    with _Unpacking(str(path), "rb") as unpacked:
         return _narrow(ArrayProxy(unpacked, (held.shape, held.dtype, held.offset, held.slope, held.inter), mmap=False))
+
+
+class _Unpacking(igzip.IGzipFile):
+    """A gzip file that is unpacked where it is wanted; what it comes from makes a second volume of it, and copies."""
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer as far as the file goes; returns the bytes."""
+        view, at = memoryview(buffer).cast("B"), 0
+        while chunk := self.read(min(_CHUNK_BYTES, len(view) - at)):
+            view[at : at + len(chunk)] = chunk
+            at += len(chunk)
+        return at
 
 
 def _narrow(held: ArrayProxy) -> np.ndarray:

@@ -27,7 +27,7 @@ Number = TypeVar("Number", int, float)
 Box = tuple[slice, slice, slice]
 
 _TOLERANCE_VOXELS = 1e-3
-_CHUNK_ELEMENTS = 1 << 22
+_CHUNK_ELEMENTS = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,7 +211,9 @@ def _picked(tensor: torch.Tensor, axis: int, places: np.ndarray) -> torch.Tensor
     """Picks places along an axis; the axes keep their order in memory, as index_select alone would turn them over."""
     order = sorted(range(tensor.ndim), key=tensor.stride, reverse=True)
     index = torch.from_numpy(places).to(tensor.device)
-    picked = tensor.permute(order).index_select(order.index(axis), index)
+    turned, along = tensor.permute(order), order.index(axis)
+    shape = (*turned.shape[:along], len(places), *turned.shape[along + 1 :])
+    picked = torch.index_select(turned, along, index, out=_empty(shape, tensor))
     return picked.permute([order.index(each) for each in range(tensor.ndim)])
 
 
@@ -229,7 +231,7 @@ def _along(tensor: torch.Tensor, axis: int, position: np.ndarray, mode: str) -> 
     shape = [1, 1, 1, 1]
     shape[axis] = len(low)
     weights = torch.from_numpy(weight).to(tensor).reshape(shape)
-    result = tensor.new_empty([*tensor.shape[:axis], len(low), *tensor.shape[axis + 1 :]])
+    result = _empty((*tensor.shape[:axis], len(low), *tensor.shape[axis + 1 :]), tensor)
     # slab by slab along another axis: two neighbours of the whole tensor at once would be two more copies of it;
     # along the one that is outermost in memory, so that a slab is in one piece
     across = max((each for each in (1, 2, 3) if each != axis), key=tensor.stride)
@@ -237,6 +239,17 @@ def _along(tensor: torch.Tensor, axis: int, position: np.ndarray, mode: str) -> 
     for part, out in zip(tensor.split(slab, across), result.split(slab, across), strict=True):
         torch.lerp(part.index_select(axis, first), part.index_select(axis, second), weights, out=out)
     return result
+
+
+def _empty(shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
+    """Gives an uninitialised tensor of another's type and device.
+
+    In main memory it is numpy's, which asks Linux for huge pages; of torch's ordinary ones, each of the many costs a
+    fault, which for large volumes is most of the time of what is done here.
+    """
+    if like.device.type != "cpu":
+        return like.new_empty(tuple(shape))
+    return torch.from_numpy(np.empty(shape, torch.empty(0, dtype=like.dtype).numpy().dtype))
 
 
 def canonical_image(
