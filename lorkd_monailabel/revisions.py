@@ -53,10 +53,11 @@ def history(store: ExpertStore, department: str) -> dict[str, Any]:
     """
     told = summary(store, department)
     department = told["department"]
+    candidates = [_candidate(store, department, each) for each in reversed(candidate_ids(store, department))]
     return {
         **told,
         "revisions": [_told(store, department, number) for number in reversed(store.revisions(department))],
-        "candidates": [_candidate(store, department, each) for each in reversed(candidate_ids(store, department))],
+        "candidates": [each for each in candidates if each],
     }
 
 
@@ -183,8 +184,11 @@ def _told(store: ExpertStore, department: str, number: int) -> dict[str, Any]:
 
 
 def _candidate(store: ExpertStore, department: str, candidate: str) -> dict[str, Any]:
+    """Tell of a candidate; nothing of one that was published or discarded since it was listed."""
     try:
         header = candidate_header(store, department, candidate)
+    except FileNotFoundError:
+        return {}
     except ValueError as error:
         return {"id": candidate, "problem": str(error)}
     about = header["about"]

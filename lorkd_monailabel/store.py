@@ -118,14 +118,19 @@ class ExpertStore:
         Raises:
             ValueError: the store lacks it, or its file is damaged.
         """
-        revisions = self.revisions(BASE)
-        for revision in reversed(revisions):
-            if sha256 in (None, self.header(BASE, revision)["sha256"]):
-                return replace(load_base(self.path(BASE, revision)), revision=revision)
         if sha256 is None:
-            raise ValueError(f"{self.folder} holds no base; publish a decomposition first (python -m train.decompose)")
-        have = ", ".join(self.header(BASE, revision)["sha256"][:12] for revision in revisions) or "none"
-        raise ValueError(f"an expert was trained on base {sha256[:12]}, but {self.folder} has {have}; add that base")
+            newest = self.newest(BASE)
+            if newest is None:
+                raise ValueError(
+                    f"{self.folder} holds no base; publish a decomposition first (python -m train.decompose)"
+                )
+            return replace(load_base(self.path(BASE, newest)), revision=newest)
+        known, problems = self._bases()
+        if sha256 in known:
+            return replace(load_base(self.path(BASE, known[sha256])), revision=known[sha256])
+        have = ", ".join(each[:12] for each in known) or "none"
+        said = "; ".join((f"an expert was trained on base {sha256[:12]}, but {self.folder} has {have}", *problems))
+        raise ValueError(f"{said}; add that base")
 
     def publish(self, expert: Expert) -> int:
         """Add an expert as the newest revision of its department and return its number.
@@ -138,11 +143,18 @@ class ExpertStore:
 
     def publish_base(self, base: Base) -> int:
         """Add a base and return its number; one that the store already holds keeps its number."""
-        sha256 = base.sha256
+        known, _ = self._bases()
+        return known.get(base.sha256) or self._append(BASE, base_header(base, "base"), base.weights)
+
+    def _bases(self) -> tuple[dict[str, int], list[str]]:
+        """List the bases by their hashes, oldest first, and the problems of those that are damaged."""
+        known, problems = {}, []
         for revision in self.revisions(BASE):
-            if self.header(BASE, revision)["sha256"] == sha256:
-                return revision
-        return self._append(BASE, base_header(base, "base"), base.weights)
+            try:
+                known[str(self.header(BASE, revision)["sha256"])] = revision
+            except ValueError as error:  # which must not keep the experts of the others from being served
+                problems.append(str(error))
+        return known, problems
 
     def publish_queries(self, table: QueryTable) -> Path:
         """Keep the query table that a base was trained with, and return its file.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lorkd_monailabel import revisions
-from lorkd_monailabel.candidates import keep
+from lorkd_monailabel.candidates import candidate_ids, keep, publish_candidate
 from lorkd_monailabel.experts import Base, Expert
 from lorkd_monailabel.store import ExpertStore
 
@@ -52,6 +52,16 @@ def test_the_history_is_newest_first_and_survives_damage(
     assert (newest["cases"], newest["validation"], newest["problem"]) == (["b", "c"], ["v"], None)
     assert (oldest["revision"], "is damaged" in oldest["problem"]) == (1, True)
     assert [(each["id"], each["metrics"]) for each in told["candidates"]] == [(candidate, {"liver": 0.1})]
+
+
+def test_a_candidate_that_is_published_meanwhile_is_not_told(
+    store: ExpertStore, make_expert: Callable[..., Expert], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, stays = keep(store, make_expert(parent=2)), keep(store, make_expert(parent=2))
+    listed = candidate_ids(store, "abdomen")
+    publish_candidate(store, "abdomen", gone)
+    monkeypatch.setattr(revisions, "candidate_ids", lambda *_: listed)
+    assert [each["id"] for each in revisions.history(store, "abdomen")["candidates"]] == [stays]
 
 
 def test_the_difference(store: ExpertStore) -> None:

@@ -72,6 +72,21 @@ def test_what_is_not_there(store: ExpertStore, tmp_path: Path, make_expert: Make
     assert not (tmp_path / "empty").exists()
 
 
+def test_a_damaged_base_keeps_nobody_from_the_others(store: ExpertStore, tiny_base: Base, tmp_path: Path) -> None:
+    other = replace(tiny_base, weights={name: tensor + 1 for name, tensor in tiny_base.weights.items()})
+    number = store.publish_base(other)
+    store.path("base", number).write_bytes(b"no")
+    assert store.base(tiny_base.sha256).revision == 1
+    assert store.publish(store.load("abdomen")) == 2
+    sentence = refusal(lambda: store.base(other.sha256))
+    assert other.sha256[:12] in sentence
+    assert tiny_base.sha256[:12] in sentence
+    assert f"{store.path('base', number)} is damaged" in sentence
+    assert "is damaged" in refusal(store.base)  # the newest
+    assert store.publish_base(other) == number + 1
+    assert store.base(other.sha256).revision == number + 1
+
+
 def test_a_truncated_file(store: ExpertStore) -> None:
     path = store.path("abdomen")
     data = path.read_bytes()

@@ -65,7 +65,7 @@ class Catalogue(LocalDatastore):
     _reconcile_datastore = _in_turn("_reconcile_datastore")
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any] | None) -> str:
-        """Copies an image into the studies, whole or not at all, and gives its id.
+        """Copies an image into the studies, whole or not at all, and gives its id; what it replaces keeps its labels.
 
         Raises:
             ValueError: the id is no name, or the file is of no kind that images have here.
@@ -78,7 +78,10 @@ class Catalogue(LocalDatastore):
             file = self._filename(image_id, extension)
             copy_whole(Path(image_filename), Path(self._datastore.image_path(), file))
             info = {**(image_info or {}), "ts": int(time.time()), "name": file}
-            self._datastore.objects[image_id] = ImageLabelModel(image=DataModel(info=info, ext=extension))
+            before = self._datastore.objects.get(image_id)
+            self._datastore.objects[image_id] = ImageLabelModel(
+                image=DataModel(info=info, ext=extension), labels=before.labels if before else {}
+            )
             self._update_datastore_file(lock=False)
         return image_id
 

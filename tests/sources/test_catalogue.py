@@ -102,3 +102,14 @@ def test_images_are_added_whole_and_of_known_kinds(root, studies, tmp_path):
         studies.add_image("main", str(tmp_path / "main.py"), {})
     with pytest.raises(ImageNotFoundException):
         studies.save_label("nobody", str(tmp_path / "label.nii.gz"), "final", {})
+
+
+def test_an_image_that_is_sent_again_keeps_its_labels(root, studies, tmp_path):
+    named = {"label_info": [{"name": "liver", "idx": 1}]}
+    label = str(tmp_path / "label.nii.gz")
+    studies.save_label("a", label, "final", named)
+    studies.add_image("a", label, {})
+    again = FolderStudies(str(root), extensions=["*.nii.gz"])
+    for each in (studies, again):
+        assert each.get_label_info("a", "final")["label_info"] == named["label_info"]
+    assert (root / "a.nii.gz").stat().st_size == 1_000_000
