@@ -45,7 +45,7 @@ from train.data import (
     table_of,
 )
 from train.recipe import Session, cases_once, engine_of, overlays, run_recipe
-from train.reporting.provenance import portable
+from train.reporting.provenance import licensed, portable
 from train.settings import DecomposeConfig
 from train.start import base_and_experts
 
@@ -123,7 +123,12 @@ def run_decomposition(config: DecomposeConfig, world: World) -> list[str]:
             network=numbers,
             window=three(config.data.patch),
             query_space=table.space,
-            about={**about, "training": portable(config), **ranks_of(choices)},
+            about={
+                **about,
+                "training": portable(config),
+                **ranks_of(choices),
+                **licensed(config.licence, about.get("licence", "")),
+            },
             intensities=config.data.intensities,
             dtype=torch.float16 if config.half else torch.float32,
         )

@@ -24,7 +24,7 @@ from lorkd_monailabel.text_encoder import QueryTable
 from lorkd_monailabel.volumes import three
 from train.data import network_numbers, prepared_cases, samples_of, sources_of, table_of
 from train.recipe import Session, cases_once, engine_of, overlays, run_recipe
-from train.reporting.provenance import portable
+from train.reporting.provenance import licensed, portable
 from train.settings import PretrainConfig
 from train.start import plain
 
@@ -82,6 +82,7 @@ def pretrain(config: PretrainConfig, world: World) -> list[str]:
                 "sources": sources_of(chain.from_iterable(prepared.values())),
                 "steps": config.steps,
                 "training": portable(config),
+                **licensed(config.licence),
             },
             intensities=config.data.intensities,
         )

@@ -92,6 +92,7 @@ class PretrainConfig:
         batch_size: samples a step.
         learning_rate: of all weights.
         balance: of the cross-entropy, see ``lorkd_monailabel.learning.losses.task_loss``.
+        licence: of the weights, which their file states; what the licences of the cases ask for.
         seed: of everything drawn.
         engine: how steps are computed.
     """
@@ -105,6 +106,7 @@ class PretrainConfig:
     batch_size: int = 8
     learning_rate: float = 1e-3
     balance: float = 0.5
+    licence: str = ""
     seed: int = 0
     engine: EngineConfig = field(default_factory=EngineConfig)
 
@@ -142,6 +144,7 @@ class DecomposeConfig:
         learning_rate: of the base.
         expert_learning_rate: of the factors.
         half: publish in half precision.
+        licence: of the weights, which their files and model cards state beside the teacher's own.
         seed: of everything drawn.
         engine: how steps are computed.
     """
@@ -172,6 +175,7 @@ class DecomposeConfig:
     learning_rate: float = 1e-3
     expert_learning_rate: float = 1e-3
     half: bool = False
+    licence: str = ""
     seed: int = 0
     engine: EngineConfig = field(default_factory=EngineConfig)
 

@@ -73,6 +73,8 @@ def _foundation(path: Path, table: QueryTable, intensities: str) -> ChosenTeache
         )
     network = plain_network(foundation.network, as_float(foundation.weights))
     about = {"foundation": foundation.sha256}
+    if foundation.about.get("licence"):  # what is learned from it is bound by it
+        about["licence"] = str(foundation.about["licence"])
     return ChosenTeacher(NetworkTeacher(network, table), about, stride=network.stride)
 
 

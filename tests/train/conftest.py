@@ -61,14 +61,15 @@ def arguments(tmp_path: Path, cases: Path) -> Callable[..., list[str]]:
             "batch_size": 2,
             "engine.bf16": "false",
         }
-        if "sources" in (CONFIGS / config).read_text(encoding="utf-8"):
+        text = (CONFIGS / config).read_text(encoding="utf-8")
+        if "sources" in text:
             settings["data.sources"] = "[]"
         if "finetune" not in config:
             settings["network"] = "tiny"
         if "foundation" not in config:
             settings["store"] = tmp_path / "store"
         if "store" in config or config in ("toy.toml", "demo.toml", "small.toml"):
-            key = "teacher" if config == "small.toml" else "foundation"
+            key = "teacher" if "teacher =" in text else "foundation"
             settings |= {key: tmp_path / "run" / "foundation.safetensors", "warmup_steps": 2}
         settings |= {name.replace("__", "."): value for name, value in changed.items()}
         sets = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]

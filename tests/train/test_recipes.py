@@ -76,8 +76,11 @@ def test_default_store_is_in_half_precision_and_fits_foundations_of_larger_strid
 ) -> None:
     # Volumes of 14 x 12 x 12 voxels: patches of 16 are cut short, to what the foundation's stride of 8 does not divide.
     assert pretrain.main(arguments("default_foundation.toml", network="toy_foundation", steps=1, data__patch=16)) == 0
-    assert decompose.main(arguments("default_store.toml", steps=1, warmup_steps=0, data__patch=16)) == 0
+    equal = {"rank_rule": "equal", "warmup_steps": 0, "licence": "MIT"}
+    assert decompose.main(arguments("default_store.toml", steps=1, data__patch=16, **equal)) == 0
     store = ExpertStore(tmp_path / "store")
+    told = store.base().about["licence"]  # of what is learned, and of the teacher
+    assert told.startswith("MIT; CC BY-SA 4.0")
     assert {str(tensor.dtype) for tensor in store.base().weights.values()} == {"torch.float16"}
     assert {str(a.dtype) for a, _ in store.load("thorax").factors.values()} == {"torch.float16"}
 

@@ -65,6 +65,12 @@ def portable(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def licensed(*licences: str) -> dict[str, str]:
+    """Give the entry of weights that stand under several licences; none where nothing is stated."""
+    stated = "; ".join(dict.fromkeys(each for each in licences if each))
+    return {"licence": stated} if stated else {}
+
+
 def _leads_outside(text: str) -> bool:
     paths = PurePosixPath(text), PureWindowsPath(text)
     return any(path.is_absolute() or ".." in path.parts for path in paths) or text.startswith("~")

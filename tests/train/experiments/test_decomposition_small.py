@@ -95,6 +95,26 @@ def test_a_stage_that_fails_ends_the_experiment_with_its_status(
     assert called == ["foundation_near"]
 
 
+def test_trainings_are_shared_by_processes_and_nothing_else_is(
+    tmp_path: Path, cases: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched: dict[str, bool] = {}
+
+    def note(name: str, arguments: Sequence[str], folder: Path) -> int:
+        shared = arguments[:4] == ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        module = arguments[5] if shared else arguments[0]
+        launched[module] = shared
+        return 0
+
+    monkeypatch.setattr(experiment, "run", note)
+    ranks = tmp_path / "warmup" / "ranks.json"
+    ranks.parent.mkdir()
+    ranks.write_text('{"ranks": {}}', encoding="utf-8")
+    assert experiment.main(["--cases", str(cases), "--folder", str(tmp_path), "--processes", "2"]) == 0
+    assert {name for name, shared in launched.items() if shared} >= {"train.pretrain", "train.decompose"}
+    assert {name for name, shared in launched.items() if not shared} == {"train.evaluate", "train.compare"}
+
+
 def test_seconds_add_up_over_resumptions(tmp_path: Path) -> None:
     stage = ["timeit", "-n", "1", "-r", "1", "pass"]
     assert experiment.run("first", stage, tmp_path) == 0

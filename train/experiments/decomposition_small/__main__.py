@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cases", type=Path, required=True, help="list of cases (JSON lines)")
     parser.add_argument("--folder", type=Path, default=Path("runs/decomposition_small"), help="where runs are kept")
     parser.add_argument("--groups", nargs="+", choices=list(GROUPS), default=list(GROUPS), help="parts to run")
+    parser.add_argument("--processes", type=int, default=1, help="that share the work of a training (torchrun)")
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn; give another folder with it")
     parser.add_argument("--quick", action="store_true", help="tiny networks, two steps each: do all stages work?")
     parser.add_argument("--list", action="store_true", help="say what is done and what is left, run nothing")
@@ -88,7 +89,9 @@ def command(stage: Stage, options: argparse.Namespace) -> list[str]:
         settings |= QUICK.get(stage.recipe, {})
         settings |= QUICK_WARMUP if stage.name.endswith("warmup") else {}
     sets = [part for name, value in settings.items() for part in ("--set", f"{name}={toml(value)}")]
-    return [f"train.{stage.recipe}", str(HERE / stage.config), *sets]
+    shared = options.processes > 1 and stage.recipe not in ("evaluate", "compare")
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(options.processes), "-m"]
+    return [*(launcher if shared else ()), f"train.{stage.recipe}", str(HERE / stage.config), *sets]
 
 
 def toml(value: object) -> str:
