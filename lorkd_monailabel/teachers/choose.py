@@ -72,7 +72,7 @@ def _foundation(path: Path, table: QueryTable, intensities: str) -> ChosenTeache
             f"data.intensities to {foundation.intensities}"
         )
     network = plain_network(foundation.network, as_float(foundation.weights))
-    about = {"foundation": foundation.sha256}
+    about: dict[str, Any] = {"foundation": foundation.sha256}
     if foundation.about.get("licence"):  # what is learned from it is bound by it
         about["licence"] = str(foundation.about["licence"])
     return ChosenTeacher(NetworkTeacher(network, table), about, stride=network.stride)
