@@ -118,7 +118,7 @@ def run_decomposition(config: DecomposeConfig, world: World) -> list[str]:
             )
         if not world.first:
             return []
-        about = chosen.about if chosen else {"teacher": {"kind": PRECOMPUTED}}
+        about: dict[str, Any] = chosen.about if chosen else {"teacher": {"kind": PRECOMPUTED}}
         base = decomposition.base(
             network=numbers,
             window=three(config.data.patch),
