@@ -27,6 +27,7 @@ CLASSES = {
 SMALL = "experiments/decomposition_small"
 RECIPES = {
     "configs/default_foundation.toml": "pretrain",
+    "configs/default_foundation_more.toml": "pretrain",
     "configs/default_store.toml": "decompose",
     "configs/demo.toml": "decompose",
     "configs/toy.toml": "decompose",
@@ -61,7 +62,7 @@ def run(recipe: str, config: Path, settings: Mapping[str, object]) -> int:
 def test_the_table_names_every_config(root: Path) -> None:
     found = {path.relative_to(root / "train").as_posix() for path in (root / "train").rglob("*.toml")}
     assert found == RECIPES.keys()
-    assert len(found) == 20
+    assert len(found) == 21
 
 
 @pytest.mark.parametrize("name", RECIPES)
