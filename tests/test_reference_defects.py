@@ -17,7 +17,7 @@ from torch.func import functional_call
 from lorkd_monailabel.experts import Base, Expert, fuse, fused_network, plain_network
 from lorkd_monailabel.learning.decomposition import Decomposition
 from lorkd_monailabel.learning.engine import Engine
-from lorkd_monailabel.learning.losses import feature_transfer_loss
+from lorkd_monailabel.learning.losses import Objective, feature_transfer_loss
 from lorkd_monailabel.learning.norms import department_norms
 from lorkd_monailabel.learning.sampler import ShareOfSamples
 from lorkd_monailabel.learning.samples import Samples
@@ -168,7 +168,7 @@ def test_cls_distillation_is_on(table: QueryTable, make_samples: Callable[..., S
             queries=table,
             steps=2,
             teacher=NetworkTeacher(foundation, table),
-            beta=beta,
+            objective=Objective(beta=beta),
             engine=Engine(bf16=False),
         )
         name = next(iter(network.low_rank_weights()))

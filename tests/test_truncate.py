@@ -12,7 +12,9 @@ from lorkd_monailabel.departments import structure
 from lorkd_monailabel.experts import Base, Expert, fused_network, kept_energy, tensors_sha256, truncate
 from lorkd_monailabel.learning.engine import Engine
 from lorkd_monailabel.learning.finetuning import finetune
+from lorkd_monailabel.learning.losses import Objective
 from lorkd_monailabel.learning.samples import Samples
+from lorkd_monailabel.learning.training import Loop
 from lorkd_monailabel.networks.low_rank import Factors, delta_weight, factor_shapes
 from lorkd_monailabel.predictor import Predictor
 from lorkd_monailabel.prompts import Target
@@ -176,16 +178,14 @@ def test_a_truncated_expert_is_published_served_and_trained_on(
         tiny_base,
         loaded,
         make_samples("abdomen"),
+        Loop(1, lambda: False, workers=0),
         queries=table,
         steps=1,
-        batch_size=1,
         learning_rate=1e-2,
-        balance=0.5,
+        objective=Objective(balance=0.5),
         engine=Engine(bf16=False),
         checkpoint=tmp_path / "finetune.pt",
         report=lambda progress: None,
-        stop=lambda: False,
-        workers=0,
     )
     assert (factors.ranks, factors.scales) == (smaller.ranks, expert.scales)
     for name, pair in factors.pairs().items():

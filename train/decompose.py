@@ -22,11 +22,12 @@ from lorkd_monailabel.json_files import write_json
 from lorkd_monailabel.learning.decomposition import PHASES, RANKS, Decomposition, decompose
 from lorkd_monailabel.learning.distributed import World
 from lorkd_monailabel.learning.engine import BACKEND, Engine
+from lorkd_monailabel.learning.losses import Objective
 from lorkd_monailabel.learning.prepared import PreparedCase
 from lorkd_monailabel.learning.rank_report import report
 from lorkd_monailabel.learning.ranks import RankChoice, RankRule
 from lorkd_monailabel.learning.sharding import shard
-from lorkd_monailabel.learning.training import stop_on_signal
+from lorkd_monailabel.learning.training import Loop, stop_on_signal
 from lorkd_monailabel.networks.segmenter import build_segmenter
 from lorkd_monailabel.store import ExpertStore
 from lorkd_monailabel.teachers.channels import ChannelTeacher
@@ -96,22 +97,18 @@ def run_decomposition(config: DecomposeConfig, world: World) -> list[str]:
             choices = decompose(
                 decomposition,
                 samples,
+                Loop(config.batch_size, stop, config.data.workers),
                 warmup_samples=samples_of(config.data, prepared, stride=stride, seed=config.seed),
                 teacher=chosen.teacher if chosen else None,
                 queries=table,
                 warmup_steps=config.warmup_steps,
                 steps=config.steps,
-                batch_size=config.batch_size,
                 learning_rate=config.learning_rate,
                 expert_learning_rate=config.expert_learning_rate,
-                beta=config.beta,
-                balance=config.balance,
+                objective=Objective(config.beta, config.transfer, config.balance),
                 engine=engine,
                 folder=output,
                 report=session.listener,
-                stop=stop,
-                workers=config.data.workers,
-                transfer=config.transfer,
                 rule=rule,
                 probe_samples=config.probe_samples,
                 ranked=ranked,

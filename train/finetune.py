@@ -16,7 +16,8 @@ from lorkd_monailabel.departments import department as find_department
 from lorkd_monailabel.experts import extract, fused_network
 from lorkd_monailabel.learning.distributed import World
 from lorkd_monailabel.learning.finetuning import finetune
-from lorkd_monailabel.learning.training import stop_on_signal
+from lorkd_monailabel.learning.losses import Objective
+from lorkd_monailabel.learning.training import Loop, stop_on_signal
 from lorkd_monailabel.networks.segmenter import build_segmenter
 from lorkd_monailabel.store import ExpertStore
 from train.data import prepared_cases, samples_of, sources_of, structures_of
@@ -50,16 +51,14 @@ def run_finetuning(config: FinetuneConfig, world: World) -> list[str]:
                 base,
                 expert,
                 samples,
+                Loop(config.batch_size, stop, data.workers),
                 queries=queries,
                 steps=config.steps,
-                batch_size=config.batch_size,
                 learning_rate=config.learning_rate,
-                balance=config.balance,
+                objective=Objective(balance=config.balance),
                 engine=engine_of(config.engine, world),
                 checkpoint=checkpoint,
                 report=session.listener("finetune", f"finetune {department}"),
-                stop=stop,
-                workers=data.workers,
             )
         if not world.first:
             return []

@@ -15,9 +15,10 @@ import torch
 
 from lorkd_monailabel.experts import Base
 from lorkd_monailabel.learning.distributed import World
+from lorkd_monailabel.learning.losses import Objective
 from lorkd_monailabel.learning.sharding import gathered, shard
 from lorkd_monailabel.learning.trainer import Trainer
-from lorkd_monailabel.learning.training import run, stop_on_signal
+from lorkd_monailabel.learning.training import Loop, run, stop_on_signal
 from lorkd_monailabel.networks.segmenter import Segmenter, build_segmenter
 from lorkd_monailabel.store import base_header, write_file
 from lorkd_monailabel.text_encoder import QueryTable
@@ -54,21 +55,14 @@ def pretrain(config: PretrainConfig, world: World) -> list[str]:
         [(dict(network.named_parameters()), config.learning_rate)],
         queries=table,
         steps=config.steps,
-        balance=config.balance,
+        objective=Objective(balance=config.balance),
         engine=engine,
     )
     samples = samples_of(config.data, prepared, stride=network.stride, seed=config.seed)
     with Session(config, output, world) as session:
         with stop_on_signal() as stop:
-            run(
-                trainer,
-                samples,
-                batch_size=config.batch_size,
-                checkpoint=checkpoint,
-                report=session.listener("pretrain"),
-                stop=stop,
-                workers=config.data.workers,
-            )
+            loop = Loop(config.batch_size, stop, config.data.workers)
+            run(trainer, samples, loop, checkpoint=checkpoint, report=session.listener("pretrain"))
         weights = gathered(dict(network.state_dict()), world)
         shown = overlays(samples, network, table)
         if not world.first:

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from lorkd_monailabel.experts import Base, Expert, fuse, tensors_sha256
 from lorkd_monailabel.learning.engine import Engine
+from lorkd_monailabel.learning.losses import Objective
 from lorkd_monailabel.learning.probe import Probe
 from lorkd_monailabel.learning.ranks import RankChoice, RankRule, check_rank, choose_ranks, needs_losses
 from lorkd_monailabel.learning.samples import Samples
 from lorkd_monailabel.learning.trainer import Trained, Trainer, Weights
-from lorkd_monailabel.learning.training import Progress, run
+from lorkd_monailabel.learning.training import Loop, Progress, run
 from lorkd_monailabel.networks.low_rank import Factors, decomposable, layer_ranks, layer_scales, rank_limit
 from lorkd_monailabel.networks.segmenter import Segmenter
 from lorkd_monailabel.teachers.protocol import Teacher
@@ -179,23 +180,19 @@ class Decomposition:
 def decompose(
     decomposition: Decomposition,
     samples: Samples,
+    loop: Loop,
     *,
     warmup_samples: Samples,
     teacher: Teacher | None,
     queries: QueryTable,
     warmup_steps: int,
     steps: int,
-    batch_size: int,
     learning_rate: float,
     expert_learning_rate: float,
-    beta: float,
-    balance: float,
+    objective: Objective,
     engine: Engine,
     folder: Path,
     report: Callable[[str], Callable[[Progress], None]],
-    stop: Callable[[], bool],
-    workers: int = 1,
-    transfer: str = "bernoulli",
     rule: RankRule | None = None,
     probe_samples: int = 16,
     ranked: Callable[[dict[str, RankChoice]], None] | None = None,
@@ -205,22 +202,18 @@ def decompose(
     Args:
         decomposition: trained in place; departments that have factors keep them, the others get theirs by ``rule``.
         samples: stream of all departments, each asking for its own structures.
+        loop: see there.
         warmup_samples: stream for the base, which may ask for those of every department.
         teacher: frozen; None where the samples bring a teacher's masks.
         queries: table of query vectors.
         warmup_steps: of the base alone.
         steps: of base and experts together.
-        batch_size: samples a step.
         learning_rate: of the base.
         expert_learning_rate: of the factors.
-        beta: weight of the transfer loss.
-        balance: of the cross-entropy, see ``task_loss``.
+        objective: see there.
         engine: how steps are computed.
         folder: of the checkpoints ``warmup.pt`` and ``joint.pt``, and of ``ranks.pt`` where losses were measured.
         report: name of a phase -> what to tell of its steps.
-        stop: asked after every step.
-        workers: processes that make samples.
-        transfer: form of the transfer loss, see ``transfer_loss``.
         rule: how departments come to their ranks; None is the rule of equal ranks with its own rank.
         probe_samples: of each department, whose loss is measured before and after the warm-up.
         ranked: told of the ranks, before the joint phase.
@@ -229,14 +222,14 @@ def decompose(
         Department -> its rank and why.
 
     Raises:
-        Interrupted: ``stop`` said so; the state is saved.
+        Interrupted: the loop's ``stop`` said so; the state is saved.
         ValueError: ranks that the network can't have, or of an unknown department.
     """
     rule = rule or RankRule()
     departments = tuple(samples.cases)
     kept = {name: decomposition.rank_of(name) for name in departments if name in decomposition.factors}
     measure = needs_losses(rule, departments, kept=kept, limit=decomposition.rank_limit, warmup_steps=warmup_steps)
-    told: dict[str, Any] = {"beta": beta, "balance": balance, "transfer": transfer, "warmup_steps": warmup_steps}
+    told: dict[str, Any] = {**asdict(objective), "warmup_steps": warmup_steps}
 
     def trainer_of(weights_of: Weights | None, trained: Trained, length: int) -> Trainer:
         return Trainer(
@@ -246,22 +239,12 @@ def decompose(
             queries=queries,
             steps=length,
             teacher=teacher,
-            beta=beta,
-            transfer=transfer,
-            balance=balance,
+            objective=objective,
             engine=engine,
         )
 
     def run_phase(name: str, trainer: Trainer, stream: Samples) -> None:
-        run(
-            trainer,
-            stream,
-            batch_size=batch_size,
-            checkpoint=folder / f"{name}.pt",
-            report=report(name),
-            stop=stop,
-            workers=workers,
-        )
+        run(trainer, stream, loop, checkpoint=folder / f"{name}.pt", report=report(name))
 
     def decide(losses: Mapping[str, tuple[float, float]] | None) -> dict[str, RankChoice]:
         return choose_ranks(rule, departments, losses=losses, kept=kept)
@@ -283,7 +266,7 @@ def decompose(
             told |= {"kept": kept, "rule": asdict(rule), "start": tensors_sha256(base)[:12]}
             told = engine.world.share(told)
             path = folder / f"{RANKS}.pt"
-            probe = Probe(trainer, samples, count=probe_samples, path=path, run=told, stop=stop, choose=decide)
+            probe = Probe(trainer, samples, count=probe_samples, path=path, run=told, stop=loop.stop, choose=decide)
             probe.begin(folder / f"{warmup}.pt")
         run_phase(warmup, trainer, warmup_samples)
         if probe is not None:

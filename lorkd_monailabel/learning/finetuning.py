@@ -5,9 +5,10 @@ from pathlib import Path
 
 from lorkd_monailabel.experts import Base, Expert, as_float, fuse
 from lorkd_monailabel.learning.engine import Engine
+from lorkd_monailabel.learning.losses import Objective
 from lorkd_monailabel.learning.samples import Samples
 from lorkd_monailabel.learning.trainer import Trainer
-from lorkd_monailabel.learning.training import Progress, run
+from lorkd_monailabel.learning.training import Loop, Progress, run
 from lorkd_monailabel.networks.low_rank import Factors
 from lorkd_monailabel.networks.segmenter import build_segmenter
 from lorkd_monailabel.text_encoder import QueryTable
@@ -17,17 +18,15 @@ def finetune(
     base: Base,
     expert: Expert,
     samples: Samples,
+    loop: Loop,
     *,
     queries: QueryTable,
     steps: int,
-    batch_size: int,
     learning_rate: float,
-    balance: float,
+    objective: Objective,
     engine: Engine,
     checkpoint: Path,
     report: Callable[[Progress], None],
-    stop: Callable[[], bool],
-    workers: int = 1,
 ) -> Factors:
     """Train a copy of an expert's factors on new samples of its department.
 
@@ -35,22 +34,20 @@ def finetune(
         base: that the expert was published with; left as it is.
         expert: to start from; left as it is.
         samples: stream of this department alone.
+        loop: see there.
         queries: table of query vectors.
         steps: of the schedule.
-        batch_size: samples a step.
         learning_rate: of the factors.
-        balance: of the cross-entropy, see ``task_loss``.
+        objective: see there; without a teacher.
         engine: how steps are computed.
         checkpoint: state of the run; resumed where it is there.
         report: told after every step.
-        stop: asked after every step.
-        workers: processes that make samples.
 
     Returns:
         The trained factors, ready for ``extract``.
 
     Raises:
-        Interrupted: ``stop`` said so; the state is saved.
+        Interrupted: the loop's ``stop`` said so; the state is saved.
         ValueError: the expert belongs to another base.
     """
     if expert.base_sha256 != base.sha256:
@@ -68,16 +65,8 @@ def finetune(
         [(dict(factors.named_parameters()), learning_rate)],
         queries=queries,
         steps=steps,
-        balance=balance,
+        objective=objective,
         engine=engine,
     )
-    run(
-        trainer,
-        samples,
-        batch_size=batch_size,
-        checkpoint=checkpoint,
-        report=report,
-        stop=stop,
-        workers=workers,
-    )
+    run(trainer, samples, loop, checkpoint=checkpoint, report=report)
     return factors

@@ -1,5 +1,7 @@
 """Losses of the decomposition (LoRKD, Eqs. 6-9): task and transfer, of segmentation and of classification."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, kl_div, log_softmax, logsigmoid
@@ -9,6 +11,28 @@ TRANSFER_FORMS = ("bernoulli", "sum")
 """Forms of the transfer loss: the divergence, and what the paper prints."""
 
 # Segmentation
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised: the task loss plus ``beta`` times the transfer loss (LoRKD Eq. 9).
+
+    Attributes:
+        beta: weight of the transfer loss, where there is a teacher.
+        transfer: its form, see ``transfer_loss``.
+        balance: see ``task_loss``.
+
+    Raises:
+        ValueError: an unknown form.
+    """
+
+    beta: float = 0.1
+    transfer: str = "bernoulli"
+    balance: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Checks the form."""
+        check_transfer_form(self.transfer)
 
 
 def task_loss(

@@ -19,7 +19,7 @@ from torch.func import functional_call
 
 from lorkd_monailabel.departments import DEPARTMENT_IDS
 from lorkd_monailabel.learning.engine import BACKEND, Engine, OutOfMemory, check_compiler, is_out_of_memory
-from lorkd_monailabel.learning.losses import check_transfer_form, task_loss, transfer_loss
+from lorkd_monailabel.learning.losses import Objective, task_loss, transfer_loss
 from lorkd_monailabel.learning.samples import Sample
 from lorkd_monailabel.learning.sharding import gathered, is_sharded, placed, placed_optimizer, whole
 from lorkd_monailabel.teachers.protocol import Teacher
@@ -46,15 +46,13 @@ class Trainer:
         queries: table of query vectors.
         teacher: frozen, on the same device; samples that bring a teacher's masks need none. None trains the others on
             the task alone.
-        beta: weight of the transfer loss (LoRKD Eq. 9).
-        transfer: form of the transfer loss, see ``transfer_loss``.
-        balance: see ``task_loss``.
+        objective: see there.
         weight_decay: of AdamW.
         steps: length of the schedule: linear warm-up over a twentieth, then cosine to zero.
         engine: how steps are computed.
 
     Raises:
-        ValueError: an unknown form of the transfer loss, or nothing can be compiled here.
+        ValueError: nothing can be compiled here.
     """
 
     def __init__(
@@ -66,13 +64,10 @@ class Trainer:
         queries: QueryTable,
         steps: int,
         teacher: Teacher | None = None,
-        beta: float = 0.1,
-        transfer: str = "bernoulli",
-        balance: float = 0.0,
+        objective: Objective | None = None,
         weight_decay: float = 1e-2,
         engine: Engine | None = None,
     ) -> None:
-        check_transfer_form(transfer)
         self.engine = engine or Engine()
         self.device = self.engine.world.device
         self.network = network.to(self.device)
@@ -84,9 +79,7 @@ class Trainer:
         self.queries = queries
         self.steps = steps
         self.teacher = teacher
-        self.beta = beta
-        self.transfer = transfer
-        self.balance = balance
+        self.objective = objective or Objective()
         self.step = 0
         self.skipped = 0
         self.dropout_seed = int(torch.randint(2**31, ()))
@@ -195,14 +188,15 @@ class Trainer:
         sample = on_device(sample, self.device)
         logits = self.logits(sample, weights).float()
         annotated = None if sample.annotated is None else sample.annotated[None]
-        loss = task_loss(logits, sample.masks[None], annotated=annotated, balance=self.balance)
+        loss = task_loss(logits, sample.masks[None], annotated=annotated, balance=self.objective.balance)
         probabilities = sample.teacher
         if probabilities is None and self.teacher is not None:
             with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.engine.bf16):
                 probabilities = self.teacher(sample.image, sample.names, sample.modality)
         if probabilities is None:
             return loss
-        return loss + self.beta * transfer_loss(logits, probabilities[None].float(), form=self.transfer)
+        form = self.objective.transfer
+        return loss + self.objective.beta * transfer_loss(logits, probabilities[None].float(), form=form)
 
     def logits(self, sample: Sample, weights: Mapping[str, Tensor] | None) -> Tensor:
         """Run the network with a department's weights on a sample of the same device; ``(1, N, X, Y, Z)``."""

@@ -53,15 +53,23 @@ class Progress:
     waiting: float
 
 
+@dataclass(frozen=True)
+class Loop:
+    """How the loop goes, whatever is learned.
+
+    Attributes:
+        batch_size: samples of an optimiser step, over all processes.
+        stop: asked after every step; one process that is told to stop stops all.
+        workers: processes that make samples, of each process; 0 makes them in this one.
+    """
+
+    batch_size: int
+    stop: Callable[[], bool]
+    workers: int = 1
+
+
 def run(
-    trainer: Trainer,
-    samples: Samples,
-    *,
-    batch_size: int,
-    checkpoint: Path,
-    report: Callable[[Progress], None],
-    stop: Callable[[], bool],
-    workers: int = 1,
+    trainer: Trainer, samples: Samples, loop: Loop, *, checkpoint: Path, report: Callable[[Progress], None]
 ) -> None:
     """Train to the end of the schedule, resuming from ``checkpoint`` where there is one.
 
@@ -70,29 +78,27 @@ def run(
     Args:
         trainer: to run; every process starts from the first one's tensors.
         samples: stream to draw batches from.
-        batch_size: samples of an optimiser step, over all processes.
+        loop: see there.
         checkpoint: saved on the way, at a stop and at the end, by the first process, which alone needs to see it.
         report: told after every step, on every process.
-        stop: asked after every step; one process that is told to stop stops all.
-        workers: processes that make samples, of each process; 0 makes them in this one.
 
     Raises:
-        Interrupted: ``stop`` said so; the state is saved.
+        Interrupted: the loop's ``stop`` said so; the state is saved.
         ValueError: the batch can't be shared by the processes; the checkpoint is of another run; memory does not
             suffice.
     """
     engine, world = trainer.engine, trainer.engine.world
-    own = engine.share(batch_size)
+    own = engine.share(loop.batch_size)
     _resume(trainer, checkpoint)
     first = trainer.step
     began = saved = time.monotonic()
     waited = 0.0
-    batches = _batches(samples, trainer, own, workers)
+    batches = _batches(samples, trainer, own, loop.workers)
     while trainer.step < trainer.steps:
         asked = time.monotonic()
         batch = next(batches)
         waited += time.monotonic() - asked
-        losses = _step(trainer, batch, samples, batch_size=batch_size, checkpoint=checkpoint)
+        losses = _step(trainer, batch, samples, batch_size=loop.batch_size, checkpoint=checkpoint)
         now = time.monotonic()
         done, seconds = trainer.step - first, max(now - began, 1e-9)
         report(
@@ -103,11 +109,11 @@ def run(
                 losses=losses,
                 seconds_left=seconds / done * (trainer.steps - trainer.step),
                 learning_rate=trainer.optimizer.param_groups[0]["lr"],
-                samples_per_second=done * batch_size / seconds,
+                samples_per_second=done * loop.batch_size / seconds,
                 waiting=min(1.0, waited / seconds),
             )
         )
-        stopped, due = world.sum([stop(), world.first and now - saved >= engine.save_every_s])
+        stopped, due = world.sum([loop.stop(), world.first and now - saved >= engine.save_every_s])
         if stopped or due or trainer.step == trainer.steps:
             _save(trainer, checkpoint)
             saved = now

@@ -9,8 +9,9 @@ import torch
 
 from lorkd_monailabel.learning.decomposition import Decomposition, decompose
 from lorkd_monailabel.learning.engine import Engine
+from lorkd_monailabel.learning.losses import Objective
 from lorkd_monailabel.learning.samples import Samples
-from lorkd_monailabel.learning.training import Progress
+from lorkd_monailabel.learning.training import Loop, Progress
 from lorkd_monailabel.networks.segmenter import build_segmenter
 from lorkd_monailabel.teachers.network import NetworkTeacher
 from lorkd_monailabel.text_encoder import QueryTable
@@ -46,20 +47,17 @@ def run_phases() -> Callable[..., list[tuple[str, int, float]]]:
         decompose(
             decomposition,
             samples,
+            Loop(4, lambda: bool(stop_at and seen) and seen[-1][:2] == stop_at, workers=0),
             warmup_samples=samples,
             teacher=NetworkTeacher(foundation, table),
             queries=table,
             warmup_steps=steps[0],
             steps=steps[1],
-            batch_size=4,
             expert_learning_rate=1e-2,
-            beta=0.1,
-            balance=0.5,
+            objective=Objective(balance=0.5),
             engine=Engine(bf16=False),
             folder=folder,
             report=report,
-            stop=lambda: bool(stop_at and seen) and seen[-1][:2] == stop_at,
-            workers=0,
             **{"learning_rate": 1e-2, **changed},
         )
         return seen

@@ -20,7 +20,7 @@ from lorkd_monailabel.learning.sampler import ShareOfSamples
 from lorkd_monailabel.learning.samples import Sample, Samples
 from lorkd_monailabel.learning.sharding import is_sharded, shard
 from lorkd_monailabel.learning.trainer import Trainer
-from lorkd_monailabel.learning.training import Interrupted, run
+from lorkd_monailabel.learning.training import Interrupted, Loop, run
 from lorkd_monailabel.networks.segmenter import build_segmenter
 from lorkd_monailabel.teachers.network import NetworkTeacher
 from lorkd_monailabel.text_encoder import QueryTable
@@ -74,11 +74,9 @@ def steps_of(trainer: Trainer, samples: Samples, checkpoint: Path, *, stop_after
         run(
             trainer,
             samples,
-            batch_size=4,
+            Loop(4, lambda: world.rank == world.size - 1 and trainer.step == stop_after, workers=0),
             checkpoint=checkpoint,
             report=lambda progress: seen.append(progress.loss),
-            stop=lambda: world.rank == world.size - 1 and trainer.step == stop_after,
-            workers=0,
         )
     except Interrupted:
         assert trainer.step == stop_after

@@ -10,9 +10,9 @@ import torch
 from lorkd_monailabel.experts import Base, Expert, extract, fused_network, tensors_sha256
 from lorkd_monailabel.learning.engine import Engine
 from lorkd_monailabel.learning.finetuning import finetune
-from lorkd_monailabel.learning.losses import task_loss
+from lorkd_monailabel.learning.losses import Objective, task_loss
 from lorkd_monailabel.learning.samples import Samples
-from lorkd_monailabel.learning.training import Interrupted, Progress
+from lorkd_monailabel.learning.training import Interrupted, Loop, Progress
 from lorkd_monailabel.networks.low_rank import Factors
 from lorkd_monailabel.store import ExpertStore
 from lorkd_monailabel.text_encoder import QueryTable
@@ -39,16 +39,14 @@ def train(
         base,
         expert,
         samples,
+        Loop(2, lambda: bool(stop_after) and seen[-1].step == stop_after, workers=0),
         queries=table,
         steps=steps,
-        batch_size=2,
         learning_rate=learning_rate,
-        balance=0.5,
+        objective=Objective(balance=0.5),
         engine=Engine(bf16=False),
         checkpoint=folder / "finetune.pt",
         report=seen.append,
-        stop=lambda: bool(stop_after) and seen[-1].step == stop_after,
-        workers=0,
     )
 
 

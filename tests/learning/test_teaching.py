@@ -15,11 +15,11 @@ from lorkd_monailabel.learning import prepared as prepared_module
 from lorkd_monailabel.learning.cases import case_of, departments_of
 from lorkd_monailabel.learning.decomposition import Decomposition
 from lorkd_monailabel.learning.engine import Engine
-from lorkd_monailabel.learning.losses import task_loss, transfer_loss
+from lorkd_monailabel.learning.losses import Objective, task_loss, transfer_loss
 from lorkd_monailabel.learning.prepared import PreparedCase, prepare
 from lorkd_monailabel.learning.samples import Samples
 from lorkd_monailabel.learning.trainer import Trainer
-from lorkd_monailabel.learning.training import run
+from lorkd_monailabel.learning.training import Loop, run
 from lorkd_monailabel.networks.segmenter import build_segmenter
 from lorkd_monailabel.teachers.channels import ChannelTeacher, channels_of
 from lorkd_monailabel.teachers.masks import StoredMasks
@@ -217,7 +217,7 @@ def test_structures_without_labels_follow_the_teacher_alone(
         [(weights, 1.0)],
         queries=table,
         steps=1,
-        beta=2.0,
+        objective=Objective(beta=2.0),
         engine=Engine(bf16=False),
     )
     queries = table.queries(sample.names, "ct")
@@ -261,18 +261,10 @@ def follow(samples: Samples, table: QueryTable, folder: Path, teacher: Teacher |
         queries=table,
         steps=60,
         teacher=teacher,
-        beta=30.0,
+        objective=Objective(beta=30.0),
         engine=Engine(bf16=False),
     )
-    run(
-        trainer,
-        samples,
-        batch_size=2,
-        checkpoint=folder / "run.pt",
-        report=lambda progress: None,
-        stop=lambda: False,
-        workers=0,
-    )
+    run(trainer, samples, Loop(2, lambda: False, workers=0), checkpoint=folder / "run.pt", report=lambda progress: None)
     return before, loss()
 
 

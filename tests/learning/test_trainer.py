@@ -16,7 +16,7 @@ from lorkd_monailabel.learning import engine as engine_module
 from lorkd_monailabel.learning import trainer as trainer_module
 from lorkd_monailabel.learning.decomposition import Decomposition
 from lorkd_monailabel.learning.engine import Engine
-from lorkd_monailabel.learning.losses import task_loss, transfer_loss
+from lorkd_monailabel.learning.losses import Objective, task_loss, transfer_loss
 from lorkd_monailabel.learning.samples import Sample, Samples
 from lorkd_monailabel.learning.trainer import schedule
 from lorkd_monailabel.networks.segmenter import build_segmenter
@@ -112,7 +112,7 @@ def test_the_foundation_adds_its_transfer_loss_and_learns_nothing(
             logits, teacher, form=transfer
         )
     asked = NetworkTeacher(foundation, table)
-    trainer = trainer_of(decomposition, table, teacher=asked, beta=3.0, balance=0.5, transfer=transfer)
+    trainer = trainer_of(decomposition, table, teacher=asked, objective=Objective(3.0, transfer, balance=0.5))
     assert trainer.train_step([sample])["abdomen"] == pytest.approx(expected.item(), rel=1e-5)
     assert all(parameter.grad is None for parameter in foundation.parameters())
 
@@ -120,9 +120,9 @@ def test_the_foundation_adds_its_transfer_loss_and_learns_nothing(
 def test_transfer_is_the_divergence_unless_asked_and_an_unknown_form_is_refused_at_once(
     decomposition: Decomposition, table: QueryTable
 ) -> None:
-    assert trainer_of(decomposition, table).transfer == "bernoulli"
+    assert trainer_of(decomposition, table).objective.transfer == "bernoulli"
     with pytest.raises(ValueError, match="transfer form 'kl' is unknown; use one of bernoulli, sum"):
-        trainer_of(decomposition, table, transfer="kl")
+        Objective(transfer="kl")
 
 
 def test_half_precision_is_close(decomposition: Decomposition, table: QueryTable, make_samples: MakeSamples) -> None:

@@ -16,7 +16,7 @@ from lorkd_monailabel.learning.decomposition import Decomposition
 from lorkd_monailabel.learning.engine import Engine
 from lorkd_monailabel.learning.samples import Sample, Samples
 from lorkd_monailabel.learning.trainer import Trainer
-from lorkd_monailabel.learning.training import Interrupted, Progress, run, stop_on_signal
+from lorkd_monailabel.learning.training import Interrupted, Loop, Progress, run, stop_on_signal
 from lorkd_monailabel.networks.segmenter import build_segmenter
 from lorkd_monailabel.text_encoder import QueryTable
 from tests.learning.trainers import DEPARTMENTS, copies, trainer_of
@@ -36,11 +36,9 @@ def new_run(
         run(
             trainer,
             samples,
-            batch_size=3,
+            Loop(3, lambda: bool(stop_after) and trainer.step == stop_after, workers=workers),
             checkpoint=folder / "run.pt",
             report=seen.append,
-            stop=lambda: bool(stop_after) and trainer.step == stop_after,
-            workers=workers,
         )
     assert trainer.step == (stop_after or 6)
     for progress in seen:
@@ -90,11 +88,9 @@ def test_state_is_saved_on_the_way(tmp_path: Path, table: QueryTable, make_sampl
         run(
             trainer,
             make_samples("abdomen"),
-            batch_size=1,
+            Loop(1, lambda: False, workers=0),
             checkpoint=tmp_path / "run.pt",
             report=report,
-            stop=lambda: False,
-            workers=0,
         )
     state = load_checkpoint(tmp_path / "run.pt")
     assert state is not None
@@ -137,11 +133,9 @@ def test_the_average_takes_the_place_of_what_was_trained(
             run(
                 trainer,
                 samples,
-                batch_size=2,
+                Loop(2, lambda: trainer.step == stop_after, workers=0),
                 checkpoint=folder / "run.pt",
                 report=lambda progress: trail.append(copies(trainer.trained)),
-                stop=lambda: trainer.step == stop_after,
-                workers=0,
             )
         return trail
 
@@ -198,11 +192,9 @@ def test_want_of_memory_is_one_sentence_with_the_next_smaller_setting_and_the_st
         run(
             trainer,
             make_samples("abdomen"),
-            batch_size=4,
+            Loop(4, lambda: False, workers=0),
             checkpoint=tmp_path / "run.pt",
             report=lambda progress: None,
-            stop=lambda: False,
-            workers=0,
         )
     assert "\n" not in str(caught.value)
     assert "its state is saved; set engine.accumulate to 2 and run again to go on" in str(caught.value)
@@ -226,15 +218,7 @@ def test_progress_tells_pace_waiting_and_learning_rate(
 
     samples.__class__ = Slow
     began = time.monotonic()
-    run(
-        trainer,
-        samples,
-        batch_size=2,
-        checkpoint=tmp_path / "run.pt",
-        report=seen.append,
-        stop=lambda: False,
-        workers=0,
-    )
+    run(trainer, samples, Loop(2, lambda: False, workers=0), checkpoint=tmp_path / "run.pt", report=seen.append)
     seconds = time.monotonic() - began
     assert [progress.learning_rate for progress in seen] == pytest.approx([1e-2, 1e-2, 0.75e-2, 0.25e-2])
     last = seen[-1]

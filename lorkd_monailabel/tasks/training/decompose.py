@@ -11,13 +11,13 @@ from lorkd_monailabel.experts import Base, Expert, extract
 from lorkd_monailabel.learning.cases import Case, departments_of
 from lorkd_monailabel.learning.decomposition import Decomposition, decompose
 from lorkd_monailabel.learning.ranks import RankRule
-from lorkd_monailabel.learning.training import Progress
+from lorkd_monailabel.learning.training import Loop, Progress
 from lorkd_monailabel.networks.segmenter import SIZES, build_segmenter
 from lorkd_monailabel.store import BASE, load_base
 from lorkd_monailabel.tasks.training.gate import pass_gate, told_scores
 from lorkd_monailabel.tasks.training.options import TrainingOptions
 from lorkd_monailabel.tasks.training.place import (
-    BALANCE,
+    OBJECTIVE,
     Parted,
     Place,
     Stop,
@@ -37,7 +37,6 @@ from lorkd_monailabel.volumes import three
 SIZE = "toy"
 WINDOW = 48
 SPACING_MM = 3.0
-BETA = 0.1
 
 
 def decompose_foundation(
@@ -100,21 +99,18 @@ def decompose_foundation(
     decompose(
         decomposition,
         samples_of(prepared, options, window=window, stride=stride),
+        Loop(options.batch_size, stop, options.workers),
         warmup_samples=samples_of(prepared, options, window=window, stride=stride, all_structures=True),
         teacher=chosen.teacher,
         queries=table,
         warmup_steps=options.warmup_steps,
         steps=options.steps,
-        batch_size=options.batch_size,
         learning_rate=options.learning_rate,
         expert_learning_rate=options.learning_rate,
-        beta=BETA,
-        balance=BALANCE,
+        objective=OBJECTIVE,
         engine=place.engine(),
         folder=folder,
         report=_listener(teller),
-        stop=stop,
-        workers=options.workers,
         rule=RankRule(rank=options.rank),
     )
     base = decomposition.base(

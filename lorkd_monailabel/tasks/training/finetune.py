@@ -8,11 +8,12 @@ from monailabel.interfaces.datastore import Datastore
 
 from lorkd_monailabel.experts import extract
 from lorkd_monailabel.learning.finetuning import finetune
+from lorkd_monailabel.learning.training import Loop
 from lorkd_monailabel.networks.segmenter import build_segmenter
 from lorkd_monailabel.tasks.training.gate import pass_gate, told_scores
 from lorkd_monailabel.tasks.training.options import TrainingOptions
 from lorkd_monailabel.tasks.training.place import (
-    BALANCE,
+    OBJECTIVE,
     Place,
     Stop,
     parted_cases,
@@ -72,15 +73,13 @@ def finetune_department(
         base,
         expert,
         samples_of({department: prepared}, options, window=base.window, stride=stride),
+        Loop(options.batch_size, stop, options.workers),
         queries=queries,
         steps=options.steps,
-        batch_size=options.batch_size,
         learning_rate=options.learning_rate,
-        balance=BALANCE,
+        objective=OBJECTIVE,
         checkpoint=folder / "finetune.pt",
         report=teller.steps("train"),
-        stop=stop,
-        workers=options.workers,
         engine=place.engine(),
     )
     trained = extract(

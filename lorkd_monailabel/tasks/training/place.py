@@ -17,6 +17,7 @@ from lorkd_monailabel.devices import has_fast_bf16
 from lorkd_monailabel.learning.cases import Case
 from lorkd_monailabel.learning.distributed import World
 from lorkd_monailabel.learning.engine import Engine
+from lorkd_monailabel.learning.losses import Objective
 from lorkd_monailabel.learning.prepared import MappedArray, PreparedCase, prepare, sweep_drafts
 from lorkd_monailabel.learning.samples import Samples
 from lorkd_monailabel.learning.training import Interrupted
@@ -26,7 +27,7 @@ from lorkd_monailabel.tasks.training.options import TrainingOptions
 from lorkd_monailabel.tasks.training.state import Teller
 
 MAX_QUERIES = 16
-BALANCE = 0.5
+OBJECTIVE = Objective(balance=0.5)
 MARGIN_MM = 100.0
 FOREGROUND = 0.6
 """Share of patches around structures, the others lie anywhere within the margin: what an expert never sees of the body

@@ -18,9 +18,10 @@ from lorkd_monailabel.json_files import read_json, write_json
 from lorkd_monailabel.learning.cases import Case
 from lorkd_monailabel.learning.engine import Engine
 from lorkd_monailabel.learning.finetuning import finetune
+from lorkd_monailabel.learning.losses import Objective
 from lorkd_monailabel.learning.prepared import PreparedCase, prepare
 from lorkd_monailabel.learning.samples import Samples
-from lorkd_monailabel.learning.training import Interrupted
+from lorkd_monailabel.learning.training import Interrupted, Loop
 from lorkd_monailabel.networks.low_rank import Factors, layer_ranks, layer_scales, rank_limit
 from lorkd_monailabel.networks.segmenter import Segmenter, build_segmenter
 from lorkd_monailabel.pins import write_pin
@@ -164,16 +165,14 @@ class Learner:
                 self.base,
                 start,
                 samples,
+                Loop(plan.batch_size, self.stop, workers=0),
                 queries=self.store.queries(self.base.query_space),
                 steps=plan.steps,
-                batch_size=plan.batch_size,
                 learning_rate=plan.learning_rate,
-                balance=plan.balance,
+                objective=Objective(balance=plan.balance),
                 engine=Engine(bf16=has_fast_bf16(torch.device("cpu"))),
                 checkpoint=folder / "finetune.pt",
                 report=bar,
-                stop=self.stop,
-                workers=0,
             )
         return self._extracted(factors)
 
