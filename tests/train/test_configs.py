@@ -27,8 +27,8 @@ CLASSES = {
 SMALL = "experiments/decomposition_small"
 RECIPES = {
     "configs/default_foundation.toml": "pretrain",
-    "configs/default_foundation_more.toml": "pretrain",
     "configs/default_store.toml": "decompose",
+    "configs/default_store_more.toml": "decompose",
     "configs/demo.toml": "decompose",
     "configs/toy.toml": "decompose",
     "configs/small.toml": "decompose",
