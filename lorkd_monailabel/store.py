@@ -129,7 +129,7 @@ class ExpertStore:
         if sha256 in known:
             return replace(load_base(self.path(BASE, known[sha256])), revision=known[sha256])
         have = ", ".join(each[:12] for each in known) or "none"
-        said = "; ".join((f"an expert was trained on base {sha256[:12]}, but {self.folder} has {have}", *problems))
+        said = "; ".join((*problems, f"an expert was trained on base {sha256[:12]}, but {self.folder} has {have}"))
         raise ValueError(f"{said}; add that base")
 
     def publish(self, expert: Expert) -> int:

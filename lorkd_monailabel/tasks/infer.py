@@ -1,11 +1,14 @@
 """Inference: a MONAI Label request -> Predictor -> a label map's file and what to say about it."""
 
+import atexit
+import shutil
 import tempfile
 import time
 import uuid
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +84,7 @@ class SegmentTask(InferTask):
             raise ValueError("; ".join(each.message for each in missed[:3]))
         image = Path(request["image"])
         series = source_series(image) if extension == DICOM_SEG else []
-        result = Path(tempfile.gettempdir()) / f"lorkd-{uuid.uuid4().hex}{extension}"
+        result = _own_folder() / f"lorkd-{uuid.uuid4().hex}{extension}"
         volumes: list[Volume] = []
 
         def read(own: Job) -> None:
@@ -130,6 +133,24 @@ class SegmentTask(InferTask):
                 f"a volume of {shape} voxels and {len(targets)} structures needs more memory than the server has now; "
                 "crop it, or name fewer structures"
             ) from error
+
+
+def _own_folder() -> Path:
+    """Gives this process's folder for results, which are removed when they are sent.
+
+    A client that saves an answer under the name of its file, in the temporary folder of the same machine, would save it
+    over the very file that is removed.
+    """
+    folder = _made_for_this_process()
+    folder.mkdir(mode=0o700, exist_ok=True)  # what cleans temporary folders up may have taken it for forgotten
+    return folder
+
+
+@cache
+def _made_for_this_process() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="lorkd_results_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 class DepartmentTask(SegmentTask):

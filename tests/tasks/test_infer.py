@@ -33,6 +33,7 @@ def task(tmp_path: Path, tiny_base: Base, make_expert: Callable[..., Expert], mo
     store.publish(make_expert(structures=("liver", "spleen", "left kidney", "right kidney")))
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    infer._made_for_this_process.cache_clear()
     return infer.TextTask(Predictor(store), Jobs())
 
 
@@ -52,7 +53,20 @@ def request_for(tmp_path: Path) -> Callable[..., dict[str, Any]]:
 def leaves_nothing(tmp_path: Path):
     """No file is left in the folder for results."""
     yield
-    assert list((tmp_path / "temporary").iterdir()) == []
+    assert not [path for path in (tmp_path / "temporary").rglob("*") if path.is_file()]
+
+
+def test_a_result_lies_where_no_client_saves_it(task, request_for, tmp_path):
+    """The client's place would be the file's name in the temporary folder: it is removed when it is sent."""
+    paths = [Path(task(request_for())[0]) for _ in range(2)]
+    assert len(set(paths)) == 2
+    for path in paths:
+        assert path.is_file()
+        assert path.parent.parent == tmp_path / "temporary"
+        assert path.parent.stat().st_mode & 0o077 == 0
+        path.unlink()
+    paths[0].parent.rmdir()  # as what cleans temporary folders up does
+    assert Path(task(request_for())[0]).is_file()
 
 
 def test_titles_name_structures_and_nothing_that_was_typed(task, request_for):
