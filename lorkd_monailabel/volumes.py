@@ -6,6 +6,7 @@ have their axes closest to right, anterior, superior. Batches of tensors are (B,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -247,9 +248,10 @@ def _empty(shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
     In main memory it is numpy's, which asks Linux for huge pages; of torch's ordinary ones, each of the many costs a
     fault, which for large volumes is most of the time of what is done here.
     """
-    if like.device.type != "cpu":
+    size = math.prod(shape) * like.element_size()
+    if like.device.type != "cpu" or not size:
         return like.new_empty(tuple(shape))
-    return torch.from_numpy(np.empty(shape, torch.empty(0, dtype=like.dtype).numpy().dtype))
+    return torch.from_numpy(np.empty(size, np.uint8)).view(like.dtype).reshape(tuple(shape))
 
 
 def canonical_image(

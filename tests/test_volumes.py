@@ -214,3 +214,13 @@ def test_only_voxels_that_are_drawn_from_are_looked_at() -> None:
 
     resample(torch.zeros(1, 20, 20, 20), source, canonical_grid(source, 4.0), "linear", first=first)
     assert seen == [(1, 10, 10, 10)]  # five places along each axis, each half way between two voxels
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("channels", [0, 2])
+def test_any_floating_type_and_no_channel_at_all_are_resampled(dtype, channels):
+    source = Grid((8, 9, 10), np.diag([1.0, 1.0, 1.0, 1.0]))
+    target = canonical_grid(source, 2.0)
+    resampled = resample(torch.ones(channels, 8, 9, 10, dtype=dtype), source, target, "linear")
+    assert resampled.dtype == dtype
+    assert torch.equal(resampled, torch.ones(channels, *target.shape, dtype=dtype))
