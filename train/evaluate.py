@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,13 +29,16 @@ from lorkd_monailabel.learning.cases import Case, departments_of, read_cases
 from lorkd_monailabel.learning.metrics import dice, surface_dice
 from lorkd_monailabel.predictor import OVERLAP, Predictor
 from lorkd_monailabel.prompts import Target
+from lorkd_monailabel.store import ExpertStore
 from lorkd_monailabel.volumes import Grid, canonical_grid, read_labels, read_volume, resample, same_grid
 from train.config import parse
 from train.reporting.provenance import provenance
-from train.scoring.intervals import METRICS, Resamples
+from train.scoring.intervals import Resamples
 from train.scoring.models import Model, cost_of, open_model
+from train.scoring.paper_tables import summary_table
 from train.scoring.scores import Draft, Score, read_about, read_scores, write_scores
-from train.scoring.tables import Cell, Table, markdown
+from train.scoring.side_by_side import side_by_side
+from train.scoring.tables import markdown
 
 NATIVE = "native"
 
@@ -60,6 +64,7 @@ class EvaluateConfig:
         resamples: of the subjects, for the intervals.
         seed: of the resamples.
         device: to run on.
+        processes: that share the cases, and the threads.
     """
 
     cases: str
@@ -78,6 +83,7 @@ class EvaluateConfig:
     resamples: int = 10_000
     seed: int = 0
     device: str = "cpu"
+    processes: int = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -117,10 +123,10 @@ def evaluate(config: EvaluateConfig) -> list[Score]:
         if csv.exists() and read_about(about).get("identity") == identity:
             return read_scores(csv)
         under_way = Draft(draft, identity)
-        predictor = Predictor(model.store, device=config.device, overlap=config.overlap)
         done = len(under_way.done)
-        for case in tqdm(cases[done:], desc="evaluate", unit="case", initial=done, total=len(cases)):
-            under_way.append(evaluate_case(predictor, case, config))
+        compared = side_by_side(partial(_compared, model.store.folder, config), cases[done:], config.processes)
+        for own in tqdm(compared, desc="evaluate", unit="case", initial=done, total=len(cases)):
+            under_way.append(own)
         scores = [score for own in under_way.done for score in own]
         if not scores:
             draft.unlink()
@@ -130,6 +136,15 @@ def evaluate(config: EvaluateConfig) -> list[Score]:
         write_scores(scores, csv)
     draft.unlink()
     return scores
+
+
+def _compared(store: Path, config: EvaluateConfig, case: Case) -> list[Score]:
+    return evaluate_case(_predictor(store, config.device, config.overlap), case, config)
+
+
+@lru_cache(1)  # for all cases of a process
+def _predictor(store: Path, device: str, overlap: float) -> Predictor:
+    return Predictor(ExpertStore(store), device=device, overlap=overlap)
 
 
 def evaluate_case(predictor: Predictor, case: Case, config: EvaluateConfig) -> list[Score]:
@@ -255,26 +270,6 @@ def described(config: EvaluateConfig, model: Model, cases: Sequence[Case], ident
         "cases": {"count": len(cases), "sha256": _sha256(list(_lines(cases)))},
         "provenance": provenance(config, config.seed, device=config.device),
     }
-
-
-def summary_table(scores: Sequence[Score], resamples: Resamples, grid: str) -> Table:
-    """Lay out the means of structures and departments and over departments, in percent, with their intervals."""
-    dsc, nsd = (resamples.summary(scores, metric) for metric in METRICS)
-    rows = [
-        tuple(
-            Cell(text, bold=not part.structure)
-            for text in (
-                f"{part.department}: {part.structure} ({part.modality})"
-                if part.structure
-                else part.department or "mean",
-                str(estimate.subjects),
-                estimate.percent(),
-                nsd[part].percent() if part in nsd else "",
-            )
-        )
-        for part, estimate in dsc.items()
-    ]
-    return Table(f"Grid: {grid}", ("structure", "subjects", "DSC", "NSD"), tuple(rows))
 
 
 def _lines(cases: Sequence[Case]) -> Iterator[tuple[Any, ...]]:

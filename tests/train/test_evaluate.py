@@ -168,6 +168,12 @@ def test_a_stopped_evaluation_goes_on_where_it_was_and_a_finished_one_is_read(
     assert len(seen) == 6
 
 
+def test_two_processes_give_the_scores_of_one(evaluate: Callable[..., int], tmp_path: Path) -> None:
+    assert evaluate("output=" + str(tmp_path / "one")) == 0
+    assert evaluate("processes=2") == 0
+    assert rows(tmp_path) == read_scores(tmp_path / "one.csv")
+
+
 def test_only_what_is_named_is_compared(evaluate: Callable[..., int], tmp_path: Path) -> None:
     assert evaluate('structures=["spleen"]', 'grids=["native"]', 'sources=["synthetic"]') == 0
     assert [(row.case, row.structure) for row in rows(tmp_path)] == [("first_image.nii.gz", "spleen")]
@@ -182,6 +188,7 @@ def test_only_what_is_named_is_compared(evaluate: Callable[..., int], tmp_path: 
         ("model=nowhere", "nowhere is no model"),
         ("tolerance_mm=-1", "tolerance -1.0 mm"),
         ("overlap=1", "overlap 1.0 must be in [0, 1)"),
+        ("processes=0", "processes = 0 must be at least 1"),
     ],
 )
 def test_bad_settings_are_one_sentence(

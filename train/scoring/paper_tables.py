@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from lorkd_monailabel.departments import department
-from train.scoring.intervals import AVERAGE, LEVEL, METRICS, Estimate, Metric, Part, Summary
+from train.scoring.intervals import AVERAGE, LEVEL, METRICS, Estimate, Metric, Part, Resamples, Summary
+from train.scoring.scores import Score
 from train.scoring.tables import Cell, Table
 
 COSTS = ("parameters", "parameters_of_one", "gflops")
@@ -82,6 +83,26 @@ def costs_of(run: Run, *, table: str) -> Iterator[Figure]:
             yield Figure("", table, run.name, name, value=run.about[name])
     for name, rank in run.about.get("ranks", {}).items():
         yield Figure("", table, run.name, "rank", name, value=rank)
+
+
+def summary_table(scores: Sequence[Score], resamples: Resamples, grid: str) -> Table:
+    """Lay out the means of structures and departments and over departments, in percent, with their intervals."""
+    dsc, nsd = (resamples.summary(scores, metric) for metric in METRICS)
+    rows = [
+        tuple(
+            Cell(text, bold=not part.structure)
+            for text in (
+                f"{part.department}: {part.structure} ({part.modality})"
+                if part.structure
+                else part.department or "mean",
+                str(estimate.subjects),
+                estimate.percent(),
+                nsd[part].percent() if part in nsd else "",
+            )
+        )
+        for part, estimate in dsc.items()
+    ]
+    return Table(f"Grid: {grid}", ("structure", "subjects", "DSC", "NSD"), tuple(rows))
 
 
 def quality_tables(runs: Sequence[Run], reference: Run, *, grid: str) -> Iterator[Table]:

@@ -95,15 +95,17 @@ def test_a_stage_that_fails_ends_the_experiment_with_its_status(
     assert called == ["foundation_near"]
 
 
-def test_trainings_are_shared_by_processes_and_nothing_else_is(
+def test_trainings_and_evaluations_are_shared_by_processes(
     tmp_path: Path, cases: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launched: dict[str, bool] = {}
+    told: dict[str, bool] = {}
 
     def note(name: str, arguments: Sequence[str], folder: Path) -> int:
         shared = arguments[:4] == ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         module = arguments[5] if shared else arguments[0]
         launched[module] = shared
+        told[module] = "processes=2" in arguments
         return 0
 
     monkeypatch.setattr(experiment, "run", note)
@@ -113,6 +115,7 @@ def test_trainings_are_shared_by_processes_and_nothing_else_is(
     assert experiment.main(["--cases", str(cases), "--folder", str(tmp_path), "--processes", "2"]) == 0
     assert {name for name, shared in launched.items() if shared} >= {"train.pretrain", "train.decompose"}
     assert {name for name, shared in launched.items() if not shared} == {"train.evaluate", "train.compare"}
+    assert [name for name, shared in told.items() if shared] == ["train.evaluate"]
 
 
 def test_seconds_add_up_over_resumptions(tmp_path: Path) -> None:

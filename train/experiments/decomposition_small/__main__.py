@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cases", type=Path, required=True, help="list of cases (JSON lines)")
     parser.add_argument("--folder", type=Path, default=Path("runs/decomposition_small"), help="where runs are kept")
     parser.add_argument("--groups", nargs="+", choices=list(GROUPS), default=list(GROUPS), help="parts to run")
-    parser.add_argument("--processes", type=int, default=1, help="that share the work of a training (torchrun)")
+    parser.add_argument("--processes", type=int, default=1, help="that share the work of each stage")
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn; give another folder with it")
     parser.add_argument("--quick", action="store_true", help="tiny networks, two steps each: do all stages work?")
     parser.add_argument("--list", action="store_true", help="say what is done and what is left, run nothing")
@@ -77,7 +77,7 @@ def command(stage: Stage, options: argparse.Namespace) -> list[str]:
     folder: Path = options.folder
     settings: dict[str, object] = dict(stage.sets)
     if stage.recipe == "evaluate":
-        settings["cases"] = str(options.cases)
+        settings |= {"cases": str(options.cases), "processes": options.processes}
     elif stage.recipe != "compare":
         settings |= {"data.cases": str(options.cases), "data.cache": str(folder / "prepared"), "seed": options.seed}
     settings |= {name: str(folder / path) for name, path in stage.paths.items()}
