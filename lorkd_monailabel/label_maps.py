@@ -72,8 +72,8 @@ class Merging:
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
-        self._labels: np.ndarray = np.zeros(grid.shape, dtype=np.uint8)
-        self._best = np.zeros(grid.shape, dtype=np.float32)
+        self._labels: np.ndarray = np.zeros(grid.shape, np.uint8)
+        self._best = np.zeros(grid.shape, np.float32)
         self._segments: list[Segment] = []
         self._claims: list[tuple[Segment, Box, np.ndarray]] = []
         self._overlaps: list[Overlap] = []
@@ -93,24 +93,22 @@ class Merging:
         self._segments.append(segment)
         if segment.value > 255 and self._labels.dtype == np.uint8:
             self._labels = self._labels.astype(np.uint16)
+        probability = probability.astype(np.float32, copy=False)
         claimed = probability > THRESHOLD
         own = bounding_box(claimed)
         if own is None:
             return
-        box = shifted(own, part)
-        claimed = claimed[own]
+        box, claimed, candidate = shifted(own, part), claimed[own], probability[own]
         labels, best = self._labels[box], self._best[box]
-        candidate, wins = probability[own].astype(np.float32, copy=False), claimed
         contested = claimed & (labels > 0)
         if contested.any():
-            wins = claimed & ((candidate > best) | ~contested)
             for other, other_box, other_bits in self._claims:
                 if voxels := _voxels_in_common(contested, box, other_bits, other_box):
                     self._overlaps.append(Overlap(other.structure.name, segment.structure.name, voxels))
         # a bit for each voxel of its box is all that is kept of a claim
         self._claims.append((segment, box, np.packbits(claimed, axis=2)))
-        np.copyto(labels, labels.dtype.type(segment.value), where=wins)
-        np.copyto(best, candidate, where=wins)
+        np.copyto(labels, labels.dtype.type(segment.value), where=claimed & (candidate > best))
+        np.fmax(best, candidate, out=best)  # also where nobody claims: what claims there is higher
 
     def label_map(self) -> LabelMap:
         """Gives what was merged so far."""

@@ -143,8 +143,10 @@ def resample(
         raise ValueError(f"tensor {tuple(tensor.shape)} must be (C, X, Y, Z) on the source grid {source.shape}")
     axes, positions = _axis_maps(source, target)
     tensor = tensor.permute(0, *(axis + 1 for axis in axes))
-    # the axis that shrinks most goes first, so that the others have less to do
-    order = sorted(range(3), key=lambda axis: target.shape[axis] / tensor.shape[axis + 1])
+    # the axis that shrinks most goes first, so that the others have less to do; of those that grow the innermost one,
+    # where neighbours are single voxels and not whole rows
+    shrinks = [target.shape[axis] / tensor.shape[axis + 1] for axis in range(3)]
+    order = sorted(range(3), key=lambda axis: (min(shrinks[axis], 1.0), -axis))
     if part is not None:
         positions = [position[wanted] for position, wanted in zip(positions, part, strict=True)]
     tensor, positions = _drawn(tensor, positions, mode)
