@@ -27,6 +27,7 @@ CLASSES = {
 SMALL = "experiments/decomposition_small"
 RECIPES = {
     "configs/default_foundation.toml": "pretrain",
+    "configs/default_foundation_more.toml": "pretrain",
     "configs/default_store.toml": "decompose",
     "configs/default_store_more.toml": "decompose",
     "configs/demo.toml": "decompose",
@@ -62,7 +63,7 @@ def run(recipe: str, config: Path, settings: Mapping[str, object]) -> int:
 def test_the_table_names_every_config(root: Path) -> None:
     found = {path.relative_to(root / "train").as_posix() for path in (root / "train").rglob("*.toml")}
     assert found == RECIPES.keys()
-    assert len(found) == 21
+    assert len(found) == 22
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -78,12 +79,12 @@ def test_names_in_a_config_are_known(root: Path, name: str) -> None:
 def test_ranks_are_equal_unless_a_config_says_otherwise(root: Path) -> None:
     told = {name: config_of(root, name) for name, recipe in RECIPES.items() if recipe == "decompose"}
     star = {name: config for name, config in told.items() if config.rank_rule == "loss_reduction"}
-    assert {Path(name).stem for name in star} == {"small", "nano", "pro", "warmup"}
+    assert {Path(name).stem for name in star} == {"default_store", "small", "nano", "pro", "warmup"}
     assert {(own.rank, own.rounding, own.transfer, own.beta) for own in star.values()} == {
         (8, "floor_even", "bernoulli", 0.1)
     }
     bounds = {Path(name).stem: (own.least_rank, own.most_rank) for name, own in star.items()}
-    assert bounds == {"small": (2, 16), "nano": (2, 12), "pro": (4, 16), "warmup": (2, 16)}
+    assert bounds == {"default_store": (2, 16), "small": (2, 16), "nano": (2, 12), "pro": (4, 16), "warmup": (2, 16)}
     assert all(not own.ranks for own in told.values())
 
 
