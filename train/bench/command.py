@@ -13,7 +13,7 @@ def add_options(parser: argparse.ArgumentParser, *, rounds: int) -> None:
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
     parser.add_argument("--rounds", type=int, default=rounds, help=f"timed rounds (default {rounds})")
     parser.add_argument("--threads", type=int, default=0, help="threads that torch uses (default: its own choice)")
-    parser.add_argument("--output", type=Path, default=Path("runs/bench"), help="folder of the results (default: runs/bench)")
+    parser.add_argument("--output", type=Path, default=Path("runs/bench"), help="folder of the results (runs/bench)")
     parser.add_argument("--quick", action="store_true", help="one round of tiny shapes, to see that it runs")
 
 

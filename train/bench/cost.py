@@ -117,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="train.bench.cost", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--queries", type=int, default=QUERIES, help=f"structures asked at once (default {QUERIES})")
-    parser.add_argument("--output", type=Path, default=Path("runs/bench"), help="folder of the results (default: runs/bench)")
+    parser.add_argument("--output", type=Path, default=Path("runs/bench"), help="folder of the results (runs/bench)")
     options = parser.parse_args(argv)
     try:
         if options.queries < 1:

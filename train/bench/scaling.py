@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--patch", type=int, default=40, help="voxels along each axis (default 40)")
     parser.add_argument("--steps", type=int, default=10, help=f"timed steps of {BATCH} samples (default 10)")
     parser.add_argument("--rounds", type=int, default=3, help="times that each way is measured (default 3)")
-    parser.add_argument("--output", type=Path, default=Path("runs/bench"), help="folder of the results (default: runs/bench)")
+    parser.add_argument("--output", type=Path, default=Path("runs/bench"), help="folder of the results (runs/bench)")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)  # one process of one way
     options = parser.parse_args(argv)
     try:
