@@ -32,7 +32,7 @@ def network_masks(
     overlap: float,
     progress: Callable[[int, int], bool],
 ) -> tuple[Tensor, str | None]:
-    """Gives the probabilities that a network finds for queries in an image.
+    """Gives the probabilities that a network finds for queries in an image; 0 where a window ``shows_nothing``.
 
     Args:
         network: in evaluation mode, on the device.
@@ -56,6 +56,8 @@ def network_masks(
         asked, fast = queries.to(where), has_fast_bf16(where)
 
         def forward(windows: Tensor) -> Tensor:
+            if shows_nothing(windows):
+                return windows.new_zeros((len(windows), len(queries), *windows.shape[2:]))
             with torch.autocast(where.type, torch.bfloat16, enabled=fast):
                 logits = own(windows.to(where, memory_format=torch.channels_last_3d), asked)
             return logits.float().sigmoid()
@@ -65,6 +67,11 @@ def network_masks(
     return masks_of(
         image, forward_on, device=device, window=window, stride=network.stride, overlap=overlap, progress=progress
     )
+
+
+def shows_nothing(windows: Tensor) -> bool:
+    """Whether all voxels are alike, as in the air around a patient: nothing is there, and no network is asked."""
+    return bool(windows.min() == windows.max())
 
 
 def masks_of(

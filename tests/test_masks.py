@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lorkd_monailabel import masks as masks_module
-from lorkd_monailabel.masks import brought_back, masks_of
+from lorkd_monailabel.masks import brought_back, masks_of, network_masks
 from lorkd_monailabel.sliding_window import Cancelled, sliding_window
 from lorkd_monailabel.volumes import Grid, canonical_grid, resample
 
@@ -35,6 +35,40 @@ def test_enough_memory_says_nothing():
     assert set(asked) == {(16, 16, 16)}
     expected = sliding_window(image, on(99, [])(CPU), window=(16, 16, 16))
     assert torch.equal(found, expected)
+
+
+def test_windows_of_air_are_not_computed():
+    """The answer is that of a network which answers 0 there; the windows are counted as done all the same."""
+    asked, told = [], []
+
+    class Network:
+        stride = 4
+
+        def __call__(self, windows: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
+            asked.append(windows)
+            return torch.cat([windows] * len(queries), dim=1)
+
+    image = torch.full((1, 40, 16, 16), -2.75)
+    image[:, :20] = torch.randn(1, 20, 16, 16)
+    found, fallback = network_masks(
+        Network(),  # type: ignore[arg-type]
+        image,
+        torch.zeros(2, 3),
+        device=CPU,
+        window=(16, 16, 16),
+        overlap=0.5,
+        progress=lambda done, total: not told.append((done, total)),
+    )
+    assert fallback is None
+    assert len(asked) == 3  # they begin at 0, 8 and 16; those at 24 see air alone
+    assert told[-1] == (4, 4)
+
+    def silent(windows: torch.Tensor) -> torch.Tensor:
+        air = windows.amax(dim=(1, 2, 3, 4)) == windows.amin(dim=(1, 2, 3, 4))
+        return torch.where(air[:, None, None, None, None], 0.0, windows.sigmoid())
+
+    assert torch.allclose(found[0], sliding_window(image, silent, window=(16, 16, 16))[0], atol=1e-2)  # bfloat16
+    assert (found[:, 32:] == 0).all()
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from torch import Tensor
 from lorkd_monailabel.commands.options import store_folder
 from lorkd_monailabel.devices import has_fast_bf16
 from lorkd_monailabel.label_maps import write_label_map
-from lorkd_monailabel.masks import masks_of
+from lorkd_monailabel.masks import masks_of, shows_nothing
 from lorkd_monailabel.predictor import Predictor
 from lorkd_monailabel.prompts import Target, resolve
 from lorkd_monailabel.store import ExpertStore
@@ -114,7 +114,8 @@ def passes(image: Path, targets: Sequence[Target], predictor: Predictor) -> Call
     windows: list[Tensor] = []
 
     def kept(given: Tensor) -> Tensor:
-        windows.append(given.to(predictor.device, memory_format=torch.channels_last_3d))
+        if not shows_nothing(given):
+            windows.append(given.to(predictor.device, memory_format=torch.channels_last_3d))
         return torch.zeros(1, len(targets), *given.shape[2:])
 
     masks_of(
