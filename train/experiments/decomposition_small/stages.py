@@ -140,7 +140,7 @@ MAIN = (
 
 ABLATED = (
     *ABLATIONS,
-    *(evaluation(stage.name, f"{stage.name}/store", limit=12) for stage in ABLATIONS),
+    *(evaluation(stage.name, f"{stage.name}/store", limit={"default": 12, "openkbp": 4}) for stage in ABLATIONS),
     comparison("rank", {f"rank {rank}": f"rank_{rank}" for rank in (8, 4, 16)}),
     comparison("beta", {"beta 0.1": "rank_8", **{f"beta {beta}": f"beta_{beta}" for beta in (0.05, 1.0, 10.0)}}),
 )
