@@ -3,10 +3,12 @@
     python -m train.bench.overhead IMAGE [--text "liver; spleen; left kidney"] [--voxels 33e6] [--output FOLDER]
 
 A request reads the image, segments and writes the label map. A first request finds its department not fused yet, in a
-process that has served another. --voxels enlarges the image first, for there are larger ones in hospitals.
+process that has served another. --voxels enlarges the image first, for there are larger ones in hospitals. Memory is
+kept as ``lorkd serve`` has its server keep it.
 """
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -17,6 +19,7 @@ import torch
 from torch import Tensor
 
 from lorkd_monailabel.commands.options import store_folder
+from lorkd_monailabel.commands.serve import ALLOCATOR, become, environment
 from lorkd_monailabel.devices import has_fast_bf16
 from lorkd_monailabel.label_maps import write_label_map
 from lorkd_monailabel.masks import masks_of, shows_nothing
@@ -137,4 +140,6 @@ def passes(image: Path, targets: Sequence[Target], predictor: Predictor) -> Call
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    if os.environ.keys() >= ALLOCATOR.keys():
+        raise SystemExit(main())
+    raise SystemExit(become([sys.executable, "-m", "train.bench.overhead", *sys.argv[1:]], environment()))

@@ -13,7 +13,7 @@ import torch
 from train.bench.timing import Result
 from train.reporting.provenance import cores, device_name
 
-ALLOCATOR = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "LD_PRELOAD")
+ALLOCATOR = ("GLIBC_TUNABLES", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "LD_PRELOAD")
 NOTHING = "-"
 """In the place of a figure that there is not."""
 
