@@ -107,7 +107,6 @@ def test_what_the_allocator_keeps_is_handed_back_before_a_volume_is_refused(monk
     assert not kept
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
 def test_blocks_are_handed_back_to_the_system():
     script = """
 import numpy as np
