@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lorkd_monailabel import masks as masks_module
-from lorkd_monailabel.masks import brought_back, masks_of, network_masks
+from lorkd_monailabel.masks import brought_back, masks_of, network_masks, windows_at_once
 from lorkd_monailabel.sliding_window import Cancelled, sliding_window
 from lorkd_monailabel.volumes import Grid, canonical_grid, resample
 
@@ -34,7 +34,7 @@ def test_enough_memory_says_nothing():
     assert fallback is None
     assert set(asked) == {(16, 16, 16)}
     expected = sliding_window(image, on(99, [])(CPU), window=(16, 16, 16))
-    assert torch.equal(found, expected)
+    assert torch.allclose(found, expected)
 
 
 def test_windows_of_air_are_not_computed():
@@ -60,7 +60,7 @@ def test_windows_of_air_are_not_computed():
         progress=lambda done, total: not told.append((done, total)),
     )
     assert fallback is None
-    assert len(asked) == 3  # they begin at 0, 8 and 16; those at 24 see air alone
+    assert sum(map(len, asked)) == 3  # they begin at 0, 8 and 16; those at 24 see air alone
     assert told[-1] == (4, 4)
 
     def silent(windows: torch.Tensor) -> torch.Tensor:
@@ -84,7 +84,7 @@ def test_smaller_windows_where_memory_runs_out(error):
     found, fallback = segment(image, on(8, asked, error), lambda done, total: not told.append((done, total)))
     assert asked[0] == (16, 16, 16)
     assert set(asked[1:]) == {(8, 8, 8)}
-    assert torch.equal(found, sliding_window(image, on(8, [])(CPU), window=(8, 8, 8)))
+    assert torch.allclose(found, sliding_window(image, on(8, [])(CPU), window=(8, 8, 8)), atol=1e-6)
     assert (
         fallback
         == "cpu has too little memory for windows of 16 x 16 x 16 voxels, so windows of 8 x 8 x 8 were used on cpu"
@@ -109,7 +109,7 @@ def test_then_the_processor(monkeypatch):
         overlap=0.5,
         progress=lambda done, total: True,
     )
-    assert torch.equal(found, sliding_window(image, enough(CPU), window=(12, 12, 12)))
+    assert torch.allclose(found, sliding_window(image, enough(CPU), window=(12, 12, 12)), atol=1e-6)
     assert (
         fallback
         == "meta has too little memory for windows of 12 x 12 x 12 voxels, so windows of 12 x 12 x 12 were used on cpu"
@@ -129,8 +129,40 @@ def test_other_errors_and_cancel_pass():
         segment(torch.randn(1, 20, 20, 20), on(0, [], RuntimeError("shapes cannot be multiplied")))
     asked: list[tuple[int, ...]] = []
     with pytest.raises(Cancelled):
-        segment(torch.randn(1, 20, 20, 20), on(99, asked), lambda done, total: done < 2)
-    assert len(asked) == 2
+        segment(torch.randn(1, 20, 20, 36), on(99, asked), lambda done, total: done < 5)
+    assert len(asked) == 2  # of four windows each, and the other eight of the sixteen are left out
+
+
+@pytest.mark.parametrize(("window", "together"), [((8, 8, 8), 4), ((40, 40, 40), 4), ((48, 48, 48), 2), ((96,) * 3, 1)])
+def test_small_windows_come_together(window, together):
+    assert windows_at_once(window) == together
+
+
+@pytest.mark.parametrize(("fast", "length", "given"), [(False, 16, 2), (True, 16, 1), (False, 64, 1)])
+def test_a_small_window_is_not_alone_in_float32(monkeypatch, fast, length, given):
+    """The answer is the window's own; what came with it is dropped."""
+    monkeypatch.setattr(masks_module, "has_fast_bf16", lambda device: fast)
+    asked = []
+
+    class Network:
+        stride = 4
+
+        def __call__(self, windows: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
+            asked.append(len(windows))
+            return windows.expand(-1, len(queries), -1, -1, -1)
+
+    image = torch.randn(1, length, length, length)
+    found, _ = network_masks(
+        Network(),  # type: ignore[arg-type]
+        image,
+        torch.zeros(2, 3),
+        device=CPU,
+        window=(length, length, length),
+        overlap=0.5,
+        progress=lambda done, total: True,
+    )
+    assert asked == [given]
+    assert torch.allclose(found, image.sigmoid().expand(2, -1, -1, -1), atol=1e-6)
 
 
 @pytest.mark.parametrize("spacing", [0.8, 1.7, 4.0])

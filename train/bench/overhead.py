@@ -117,9 +117,10 @@ def passes(image: Path, targets: Sequence[Target], predictor: Predictor) -> Call
     windows: list[Tensor] = []
 
     def kept(given: Tensor) -> Tensor:
-        if not shows_nothing(given):
-            windows.append(given.to(predictor.device, memory_format=torch.channels_last_3d))
-        return torch.zeros(1, len(targets), *given.shape[2:])
+        shown = [not shows_nothing(window) for window in given]
+        if any(shown):
+            windows.append(given[shown].to(predictor.device, memory_format=torch.channels_last_3d))
+        return torch.zeros(len(given), len(targets), *given.shape[2:])
 
     masks_of(
         seen,
