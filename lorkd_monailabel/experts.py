@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from statistics import multimode
 from typing import Any
 
 import torch
@@ -86,8 +87,11 @@ class Expert:
 
     @property
     def rank(self) -> int:
-        """Smallest rank of its layers: the encoder's, where the decoder has a multiple; 0 where it has no factors."""
-        return min(self.ranks.values(), default=0)
+        """Rank of most of its layers; 0 where it has no factors.
+
+        The encoder's: the decoder has a multiple, and layers with too few channels for it have less.
+        """
+        return min(multimode(self.ranks.values()), default=0)
 
 
 def fuse(

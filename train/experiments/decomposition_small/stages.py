@@ -78,9 +78,13 @@ def joint(name: str, *, ranks: str = "", **sets: object) -> Stage:
     return decomposition(name, "joint.toml", start=BASE, ranks=ranks, sets=sets)
 
 
-def more(name: str, *, ranks: str = "") -> Stage:
-    """Go on with a base and experts, with more weight on what is hard."""
-    return decomposition(f"{name}_more", "joint_more.toml", start=f"{name}/store", ranks=ranks)
+def in_parts(name: str, *, ranks: str = "") -> tuple[Stage, Stage, Stage]:
+    """Base and experts in three parts, the later ones with more weight on what is hard."""
+    return (
+        joint(name, ranks=ranks),
+        decomposition(f"{name}_more", "joint_more.toml", start=f"{name}/store", ranks=ranks),
+        decomposition(f"{name}_last", "joint_last.toml", start=f"{name}_more/store", ranks=ranks),
+    )
 
 
 def evaluation(name: str, model: str, **sets: object) -> Stage:
@@ -112,10 +116,8 @@ TRAINING = (
     plain("foundation_near", "foundation_near.toml"),
     plain("foundation", "foundation.toml", start=NEAR),
     decomposition("warmup", "warmup.toml"),
-    joint("lorkd_star", ranks=RANKS),
-    more("lorkd_star", ranks=RANKS),
-    joint("lorkd"),
-    more("lorkd"),
+    *in_parts("lorkd_star", ranks=RANKS),
+    *in_parts("lorkd"),
     *(plain(f"specialists/{name}", "specialist.toml", sets={"data.departments": [name]}) for name in DEPARTMENTS),
 )
 """The main comparison."""
@@ -130,8 +132,8 @@ MAIN = (
     *TRAINING,
     evaluation("foundation", FOUNDATION),
     evaluation("specialists", "specialists"),
-    evaluation("lorkd", "lorkd_more/store"),
-    evaluation("lorkd_star", "lorkd_star_more/store"),
+    evaluation("lorkd", "lorkd_last/store"),
+    evaluation("lorkd_star", "lorkd_star_last/store"),
     comparison(
         "main",
         {"Foundation": "foundation", "Specialists": "specialists", "LoRKD": "lorkd", "LoRKD*": "lorkd_star"},
