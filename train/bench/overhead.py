@@ -2,7 +2,8 @@
 
     python -m train.bench.overhead IMAGE [--text "liver; spleen; left kidney"] [--voxels 33e6] [--output FOLDER]
 
-A request reads the image, segments and writes the label map. A first request finds its department not fused yet, in a
+A request reads the image, segments and writes the label map. The forward passes take its windows as it does, several at
+once; next to them stands what one after the other takes. A first request finds its department not fused yet, in a
 process that has served another. --voxels enlarges the image first, for there are larger ones in hospitals. Memory is
 kept as ``lorkd serve`` has its server keep it.
 """
@@ -34,6 +35,7 @@ from train.bench.timing import Way, measure
 
 TEXT = "liver; spleen; left kidney"
 FLOOR = "forward passes"
+SINGLY = "window after window"
 QUICK_VOXELS = 20_000
 
 
@@ -88,7 +90,7 @@ def resized(path: Path, out: Path, voxels: int) -> str:
 
 
 def ways_of(image: Path, targets: Sequence[Target], store: ExpertStore, *, device: str, rounds: int) -> list[Way]:
-    """Give the forward passes, the request, and the first request after another department's."""
+    """Give the forward passes, also singly, the request, and the first request after another department's."""
     warm, output = Predictor(store, device=device), image.with_name("label.nii.gz")
     own = targets[0].structure.department
     others = [name for name in store.departments() if name != own]
@@ -101,19 +103,23 @@ def ways_of(image: Path, targets: Sequence[Target], store: ExpertStore, *, devic
         predictor.fused(others[0])
         return predictor
 
-    ways = [Way(FLOOR, passes(image, targets, warm)), Way("request", lambda: request(warm))]
+    windows = windows_of(image, targets, warm)
+    single = [window for several in windows for window in several.split(1)]
+    ways = [
+        Way(FLOOR, passes(windows, targets, warm)),
+        Way(SINGLY, passes(single, targets, warm)),
+        Way("request", lambda: request(warm)),
+    ]
     if others:
         fresh = [ready() for _ in range(rounds + 1)]  # one more for the round that warms up
         ways.append(Way("first request of a department", lambda: request(fresh.pop())))
     return ways
 
 
-def passes(image: Path, targets: Sequence[Target], predictor: Predictor) -> Callable[[], None]:
-    """Give what computes the windows of a request and nothing else."""
+def windows_of(image: Path, targets: Sequence[Target], predictor: Predictor) -> list[Tensor]:
+    """Give the windows (B, 1, X, Y, Z) of a request that show something, as its network gets them."""
     volume, fused = read_volume(image), predictor.fused(targets[0].structure.department)
     seen, _ = canonical_image(volume, fused.spacing_mm, fused.intensities, device=str(predictor.device))
-    queries = fused.queries.queries([target.structure.name for target in targets], volume.modality)
-    asked, fast = queries.to(predictor.device), has_fast_bf16(predictor.device)
     windows: list[Tensor] = []
 
     def kept(given: Tensor) -> Tensor:
@@ -131,11 +137,18 @@ def passes(image: Path, targets: Sequence[Target], predictor: Predictor) -> Call
         overlap=predictor.overlap,
         progress=lambda done, total: True,
     )
+    return windows
+
+
+def passes(windows: Sequence[Tensor], targets: Sequence[Target], predictor: Predictor) -> Callable[[], None]:
+    """Give what computes windows and nothing else."""
+    fused, fast = predictor.fused(targets[0].structure.department), has_fast_bf16(predictor.device)
+    queries = fused.queries.queries([target.structure.name for target in targets], "ct").to(predictor.device)
 
     def run() -> None:
         with torch.no_grad(), torch.autocast(predictor.device.type, torch.bfloat16, enabled=fast):
             for window in windows:
-                fused.network(window, asked)
+                fused.network(window, queries)
 
     return run
 
