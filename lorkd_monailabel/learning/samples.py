@@ -86,7 +86,10 @@ class Samples(Dataset[Sample]):
         if min(*sides, stride, max_queries) < 1:
             raise ValueError(f"patch {patch} and max_queries {max_queries} must be at least 1; set them in the config")
         if min(weights.values()) < 0 or sum(weights.values()) <= 0:
-            raise ValueError(f"weights {dict(weights)} must be positive; set data.weights in the config")
+            raise ValueError(
+                f"weights {dict(weights)} must be at least 0, which leaves a department out, and not all of them 0; "
+                "set data.weights in the config"
+            )
         if not (0 <= foreground <= 1 and 0 <= negatives <= 1):
             raise ValueError(
                 f"foreground {foreground} and negatives {negatives} are shares, 0..1; set them in the config"
@@ -160,7 +163,10 @@ def case_weights(cases: Sequence[PreparedCase], source_weights: Mapping[str, flo
     told = {source: source_weights.get(source, source_weights.get("default", 1.0)) for source in sizes}
     weights = np.array([len(p.centres) * told[p.case.source] / np.sqrt(sizes[p.case.source]) for p in cases])
     if min(told.values(), default=0.0) < 0 or weights.sum() <= 0:
-        raise ValueError(f"weights {told} of sources must be positive; set data.source_weights in the config")
+        raise ValueError(
+            f"weights {told} of sources must be at least 0, which leaves a source out, and not all of them 0; "
+            "set data.source_weights in the config"
+        )
     return weights / weights.sum()
 
 

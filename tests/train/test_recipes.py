@@ -128,7 +128,7 @@ def test_a_run_that_is_over_is_not_taken_for_one_of_other_settings(tmp_path: Pat
         ({"data__patch": 0}, "patch 0 and max_queries"),
         ({"data__max_queries": 0}, "max_queries 0 must be at least 1"),
         ({"data__spacing_mm__default": 0}, "must be positive"),
-        ({"data__weights__abdomen": -1}, "must be positive; set data.weights"),
+        ({"data__weights__abdomen": -1}, "must be at least 0"),
     ],
 )
 def test_bad_input_is_one_sentence_and_status_two(
