@@ -45,6 +45,7 @@ RECIPES = {
     f"{SMALL}/warmup.toml": "decompose",
     f"{SMALL}/joint.toml": "decompose",
     f"{SMALL}/joint_more.toml": "decompose",
+    f"{SMALL}/joint_last.toml": "decompose",
     f"{SMALL}/finetune.toml": "finetune",
     f"{SMALL}/evaluate.toml": "evaluate",
     f"{SMALL}/compare.toml": "compare",
