@@ -87,10 +87,7 @@ class Expert:
 
     @property
     def rank(self) -> int:
-        """Rank of most of its layers; 0 where it has no factors.
-
-        The encoder's: the decoder has a multiple, and layers with too few channels for it have less.
-        """
+        """Rank of most of its layers: a decoder has a multiple, layers with few channels have less; 0 without factors."""
         return min(multimode(self.ranks.values()), default=0)
 
 
