@@ -87,7 +87,7 @@ class Expert:
 
     @property
     def rank(self) -> int:
-        """Rank of most of its layers: a decoder has a multiple, layers with few channels have less; 0 without factors."""
+        """Rank of most of its layers: a decoder has a multiple, one of few channels less; 0 without factors."""
         return min(multimode(self.ranks.values()), default=0)
 
 
