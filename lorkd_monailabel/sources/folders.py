@@ -2,7 +2,6 @@
 
 import logging
 import os
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,6 @@ class FolderStudies(Catalogue):
     def __init__(self, folder: str, **options: Any) -> None:
         self._index = SeriesIndex(Path(folder))
         self._found: dict[str, Series] = {}
-        self._refreshing = threading.RLock()
         self._changed: float | None = None
         super().__init__(folder, **options)
         if hasattr(self, "_observer"):
@@ -101,7 +99,7 @@ class FolderStudies(Catalogue):
     def _catch_up(self) -> None:
         if self._changed is None or time.monotonic() - self._changed < QUIET_SECONDS:
             return
-        with self._refreshing:
+        with self.turn:
             if self._changed is not None:
                 self._changed = None
                 self.refresh()
@@ -110,7 +108,7 @@ class FolderStudies(Catalogue):
         return os.path.join(LINKS, id) if ext == _SERIES else f"{id}{ext}"
 
     def _reconcile_datastore(self) -> None:
-        with self._refreshing:
+        with self.turn:
             self._found = self._index.update()
             super()._reconcile_datastore()
 

@@ -1,6 +1,7 @@
 """A folder of studies with volume files and DICOM series, as MONAI Label's endpoints see it."""
 
 import logging
+import threading
 import time
 from pathlib import Path
 
@@ -104,3 +105,24 @@ def test_series_that_is_copied_in_appears_when_it_is_whole(root, make_series):
     finally:
         studies._observer.stop()
         studies._observer.join()
+
+
+def test_a_request_during_a_refresh_does_not_wait_for_one_that_waits_for_it(studies):
+    """``status`` catches up while it has its turn; files change while another thread looks at the folders."""
+    update, threads = studies._index.update, []
+
+    def slow():
+        studies._index.update = update
+        studies._changed = time.monotonic() - 60
+        threads.append(threading.Thread(target=studies.status, daemon=True))
+        threads[1].start()
+        time.sleep(0.3)  # for it to get as far as it can
+        return update()
+
+    studies._index.update = slow
+    studies._changed = time.monotonic() - 60
+    threads.append(threading.Thread(target=studies.get_image_uri, args=("ct 1",), daemon=True))
+    threads[0].start()
+    threads[0].join(timeout=10)
+    threads[1].join(timeout=10)
+    assert not any(thread.is_alive() for thread in threads)
