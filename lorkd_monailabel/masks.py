@@ -123,10 +123,10 @@ def masks_of(
     """
     x, y, z = (-(-min(most, size) // stride) * stride for most, size in zip(window, image.shape[1:], strict=True))
     for where, size in attempts(device, (x, y, z), stride):
-        given, forward = image if where == device else image.cpu(), forward_on(where)
+        given, at_once = image if where == device else image.cpu(), windows_at_once(size)
         try:
             found = sliding_window(
-                given, forward, window=size, overlap=overlap, batch_size=windows_at_once(size), progress=progress
+                given, forward_on(where), window=size, overlap=overlap, batch_size=at_once, progress=progress
             )
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):

@@ -116,6 +116,16 @@ def test_then_the_processor(monkeypatch):
     )
 
 
+def test_a_network_that_does_not_fit_is_memory_that_runs_out():
+    """Its copy in main memory, or its queries, may be what there is no room for."""
+
+    def no_room(device):
+        raise MemoryError
+
+    with pytest.raises(ValueError, match="needs more memory than there is"):
+        segment(torch.randn(1, 20, 20, 20), no_room)
+
+
 def test_no_memory_at_all():
     with pytest.raises(
         ValueError,
