@@ -39,13 +39,10 @@ RECIPES = {
     "configs/evaluate.toml": "evaluate",
     "configs/compare.toml": "compare",
     "experiments/active_learning/base.toml": "pretrain",
-    f"{SMALL}/foundation_near.toml": "pretrain",
     f"{SMALL}/foundation.toml": "pretrain",
     f"{SMALL}/specialist.toml": "pretrain",
     f"{SMALL}/warmup.toml": "decompose",
     f"{SMALL}/joint.toml": "decompose",
-    f"{SMALL}/joint_more.toml": "decompose",
-    f"{SMALL}/joint_last.toml": "decompose",
     f"{SMALL}/finetune.toml": "finetune",
     f"{SMALL}/evaluate.toml": "evaluate",
     f"{SMALL}/compare.toml": "compare",
@@ -64,7 +61,7 @@ def run(recipe: str, config: Path, settings: Mapping[str, object]) -> int:
 def test_the_table_names_every_config(root: Path) -> None:
     found = {path.relative_to(root / "train").as_posix() for path in (root / "train").rglob("*.toml")}
     assert found == RECIPES.keys()
-    assert len(found) == 23
+    assert len(found) == 20
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -119,7 +116,7 @@ def take_a_step(root: Path, tmp_path: Path, cases: Path, earlier: Path) -> Step:
             settings |= {"start": '""', "network": "tiny", "data.spacing_mm": "{ default = 3 }", "queries": '""'}
         if recipe == "decompose":
             form = config.data.intensities
-            teacher = made(f"{SMALL}/foundation_near.toml", f"teacher-{form}", data__intensities=form)
+            teacher = made(f"{SMALL}/foundation.toml", f"teacher-{form}", data__intensities=form)
             settings["teacher" if config.teacher else "foundation"] = teacher / "foundation.safetensors"
             settings |= {"store": folder / "store", "rank": 2, "most_rank": 8, "probe_samples": 1}
             settings |= {"warmup_steps": min(1, config.warmup_steps), "steps": min(1, config.steps)}

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from lorkd_monailabel.json_files import read_json, write_json
-from train.experiments.decomposition_small.stages import GROUPS, Stage
+from train.experiments.decomposition_small.stages import GROUPS, SHIPPED, Stage
 
 HERE = Path(__file__).parent
 BEAT_S = 5.0
@@ -87,6 +87,7 @@ def command(stage: Stage, options: argparse.Namespace) -> list[str]:
         settings["runs"] = {name: str(folder / path) for name, path in stage.runs.items()}
     if options.quick:
         settings |= QUICK.get(stage.recipe, {})
+        settings |= {"start": ""} if stage.paths.get("start", "").startswith(str(SHIPPED)) else {}  # no tiny network
         settings |= QUICK_WARMUP if stage.name.endswith("warmup") else {}
     sets = [part for name, value in settings.items() for part in ("--set", f"{name}={toml(value)}")]
     shared = options.processes > 1 and stage.recipe not in ("evaluate", "compare")

@@ -3,15 +3,20 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from lorkd_monailabel.text_encoder import QUERIES
+
 DEPARTMENTS = ("abdomen", "brain", "head_and_neck", "pelvis", "spine", "thorax")
 """Those with validation cases."""
 
-ABLATION_STEPS = 1500
+ABLATION_STEPS = 1000
 """Joint steps of an ablation; they compare with each other, not with the main runs."""
 
-BASE = "warmup/store/base/0001.safetensors"
+SHIPPED = QUERIES.parent
+"""Weights of the package, which know five of the sources: what the experiment starts from."""
+
+SHIPPED_FOUNDATION = str(SHIPPED / "foundation.safetensors")
+SHIPPED_BASE = str(SHIPPED / "store/base/0001.safetensors")
 RANKS = "warmup/ranks.json"
-NEAR = "foundation_near/foundation.safetensors"
 FOUNDATION = "foundation/foundation.safetensors"
 
 
@@ -25,7 +30,7 @@ class Stage:
         config: file of this folder.
         product: path that the recipe writes last, relative to the experiment's folder.
         sets: settings over the config's; those that are a path in ``paths`` are relative to the experiment's folder.
-        paths: settings whose value is a file or folder of another stage.
+        paths: settings whose value is a file or folder of another stage, or of the package.
         ranks: file whose ranks the stage takes, empty for none.
         runs: name in the tables -> evaluation that a comparison reads.
     """
@@ -73,18 +78,9 @@ def decomposition(
     )
 
 
-def joint(name: str, *, ranks: str = "", **sets: object) -> Stage:
-    """Base and experts from the warmed-up base."""
-    return decomposition(name, "joint.toml", start=BASE, ranks=ranks, sets=sets)
-
-
-def in_parts(name: str, *, ranks: str = "") -> tuple[Stage, Stage, Stage]:
-    """Base and experts in three parts, the later ones with more weight on what is hard."""
-    return (
-        joint(name, ranks=ranks),
-        decomposition(f"{name}_more", "joint_more.toml", start=f"{name}/store", ranks=ranks),
-        decomposition(f"{name}_last", "joint_last.toml", start=f"{name}_more/store", ranks=ranks),
-    )
+def joint(name: str, *, teacher: str = FOUNDATION, ranks: str = "", **sets: object) -> Stage:
+    """Base and new experts, from the package's base."""
+    return decomposition(name, "joint.toml", teacher=teacher, start=SHIPPED_BASE, ranks=ranks, sets=sets)
 
 
 def evaluation(name: str, model: str, **sets: object) -> Stage:
@@ -112,13 +108,20 @@ def comparison(name: str, runs: Mapping[str, str]) -> Stage:
     )
 
 
-TRAINING = (
-    plain("foundation_near", "foundation_near.toml"),
-    plain("foundation", "foundation.toml", start=NEAR),
+MAIN = (
+    plain("foundation", "foundation.toml", start=SHIPPED_FOUNDATION),
     decomposition("warmup", "warmup.toml"),
-    *in_parts("lorkd_star", ranks=RANKS),
-    *in_parts("lorkd"),
+    joint("lorkd_star", ranks=RANKS),
+    evaluation("foundation", FOUNDATION),
+    evaluation("lorkd_star", "lorkd_star/store"),
+    joint("lorkd"),
+    evaluation("lorkd", "lorkd/store"),
     *(plain(f"specialists/{name}", "specialist.toml", sets={"data.departments": [name]}) for name in DEPARTMENTS),
+    evaluation("specialists", "specialists"),
+    comparison(
+        "main",
+        {"Foundation": "foundation", "Specialists": "specialists", "LoRKD": "lorkd", "LoRKD*": "lorkd_star"},
+    ),
 )
 """The main comparison."""
 
@@ -127,18 +130,6 @@ ABLATIONS = (
     *(joint(f"beta_{beta}", beta=beta, steps=ABLATION_STEPS) for beta in (0.05, 1.0, 10.0)),
 )
 """Table VI's ranks and Table VII's weights of the transfer loss; rank 8 is also the one of beta 0.1."""
-
-MAIN = (
-    *TRAINING,
-    evaluation("foundation", FOUNDATION),
-    evaluation("specialists", "specialists"),
-    evaluation("lorkd", "lorkd_last/store"),
-    evaluation("lorkd_star", "lorkd_star_last/store"),
-    comparison(
-        "main",
-        {"Foundation": "foundation", "Specialists": "specialists", "LoRKD": "lorkd", "LoRKD*": "lorkd_star"},
-    ),
-)
 
 ABLATED = (
     *ABLATIONS,
@@ -155,7 +146,7 @@ KEPT = [
     *("pam50_small", "promise12", "qmritools_legs", "sct_testing_data"),
 ]
 
-DOWNSTREAM: Mapping[str, object] = {"data.departments": ["thorax"], "data.sources": [HELD_OUT], "steps": 600}
+DOWNSTREAM: Mapping[str, object] = {"data.departments": ["thorax"], "data.sources": [HELD_OUT], "steps": 400}
 
 TEACHER = "transfer/foundation/foundation.safetensors"
 
@@ -163,16 +154,10 @@ TRANSFER = (
     plain(
         "transfer/foundation",
         "foundation.toml",
-        sets={"data.sources": KEPT, "steps": 4000, "learning_rate": 2e-3, "start": ""},
+        start=SHIPPED_FOUNDATION,
+        sets={"data.sources": KEPT, "steps": 1500},
     ),
-    decomposition("transfer/warmup", "warmup.toml", teacher=TEACHER, sets={"data.sources": KEPT, "warmup_steps": 1000}),
-    decomposition(
-        "transfer/lorkd",
-        "joint.toml",
-        teacher=TEACHER,
-        start="transfer/warmup/store/base/0001.safetensors",
-        sets={"data.sources": KEPT, "steps": 2000},
-    ),
+    joint("transfer/lorkd", teacher=TEACHER, **{"data.sources": KEPT, "steps": 2000}),
     plain("transfer/scratch", "specialist.toml", sets=DOWNSTREAM),
     plain("transfer/base", "specialist.toml", start="transfer/lorkd/store/base/0001.safetensors", sets=DOWNSTREAM),
     plain("transfer/fused", "specialist.toml", start="transfer/lorkd/store", sets=DOWNSTREAM),
