@@ -31,6 +31,7 @@ from lorkd_monailabel.audit import Audit
 from lorkd_monailabel.departments import Department, departments
 from lorkd_monailabel.devices import checked_device
 from lorkd_monailabel.jobs import Jobs
+from lorkd_monailabel.last_volume import LastVolume
 from lorkd_monailabel.predictor import Predictor
 from lorkd_monailabel.sliding_window import Cancelled
 from lorkd_monailabel.sources.opening import open_studies
@@ -109,10 +110,11 @@ class LoRKDApp(MONAILabelApp):
 
     def init_infers(self) -> dict[str, InferTask]:
         """Makes the tasks of all departments; MONAI Label shows those that have an expert when it is asked."""
+        last = LastVolume()
         tasks: dict[str, InferTask] = {
-            each.id: DepartmentTask(each, self.predictor, self.jobs) for each in departments()
+            each.id: DepartmentTask(each, self.predictor, self.jobs, last) for each in departments()
         }
-        return with_aliases({**tasks, "lorkd": TextTask(self.predictor, self.jobs)}, self.aliases)
+        return with_aliases({**tasks, "lorkd": TextTask(self.predictor, self.jobs, last)}, self.aliases)
 
     def init_trainers(self) -> dict[str, TrainTask]:
         """Makes the train tasks; MONAI Label shows those that have something to train when it is asked."""

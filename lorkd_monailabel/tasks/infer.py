@@ -23,13 +23,14 @@ from lorkd_monailabel.dicom_seg import write as write_dicom_seg
 from lorkd_monailabel.everything import understood
 from lorkd_monailabel.jobs import Job, Jobs
 from lorkd_monailabel.label_maps import write_label_map
+from lorkd_monailabel.last_volume import LastVolume
 from lorkd_monailabel.layers import write_layers
 from lorkd_monailabel.memory import announced, is_out_of_memory
 from lorkd_monailabel.predictor import Prediction, Predictor
 from lorkd_monailabel.prompts import AUTO, NotUnderstood, Target
 from lorkd_monailabel.stopwatch import Stopwatch
 from lorkd_monailabel.tasks.options import Request, choice, client_id, job_id, text
-from lorkd_monailabel.volumes import Volume, read_volume
+from lorkd_monailabel.volumes import Volume
 
 LAYERS = ".seg.nrrd"
 DICOM_SEG = ".dcm"
@@ -46,13 +47,15 @@ class SegmentTask(InferTask):
     Args:
         predictor: with the experts.
         jobs: of the server, among which each request takes its turn for the device.
+        last: keeps the image of the request before.
         description: for users.
     """
 
-    def __init__(self, predictor: Predictor, jobs: Jobs, description: str) -> None:
+    def __init__(self, predictor: Predictor, jobs: Jobs, last: LastVolume, description: str) -> None:
         super().__init__(InferType.SEGMENTATION, labels={}, dimension=3, description=description)
         self.predictor = predictor
         self.jobs = jobs
+        self.last = last
 
     @abstractmethod
     def wanted(self, request: Request) -> Wanted:
@@ -90,15 +93,14 @@ class SegmentTask(InferTask):
         def read(own: Job) -> None:
             own.check("read")
             with watch.stage("read"):
-                self.predictor.check_memory(announced(image), targets)
-                volumes.append(_volume(image, modality))
+                volumes.append(self._volume(image, modality, targets))
 
         device = str(self.predictor.device)
         try:
             with self.jobs.turn(job, client=client, title=_title(targets), device=device, ahead=read) as own:
                 waited = time.perf_counter() - started - watch.seconds["read"]
                 seen = volumes[0].modality
-                # popped, so that the volume is gone before the file is written
+                # popped, so that a large volume, which is not kept, is gone before the file is written
                 prediction = self._segmented(
                     volumes.pop(), targets, own, keep_overlaps=extension in (LAYERS, DICOM_SEG)
                 )
@@ -121,6 +123,13 @@ class SegmentTask(InferTask):
         }
         names = {segment.structure.name: segment.value for segment in prediction.label_map.segments}
         return str(result), {"label_names": names, "lorkd": about}
+
+    def _volume(self, path: Path, modality: str, targets: Sequence[Target]) -> Volume:
+        """Reads the image; of what is wrong with it a client is told with its name, not with the server's folders."""
+        try:
+            return self.last.read(path, modality, lambda: self.predictor.check_memory(announced(path), targets))
+        except ValueError as error:
+            raise ValueError(str(error).replace(str(path), path.name)) from error
 
     def _segmented(self, volume: Volume, targets: Sequence[Target], job: Job, *, keep_overlaps: bool) -> Prediction:
         try:
@@ -160,10 +169,11 @@ class DepartmentTask(SegmentTask):
         department: whose expert.
         predictor: see ``SegmentTask``.
         jobs: see ``SegmentTask``.
+        last: see ``SegmentTask``.
     """
 
-    def __init__(self, department: Department, predictor: Predictor, jobs: Jobs) -> None:
-        super().__init__(predictor, jobs, f"Expert of the department {department.name}")
+    def __init__(self, department: Department, predictor: Predictor, jobs: Jobs, last: LastVolume) -> None:
+        super().__init__(predictor, jobs, last, f"Expert of the department {department.name}")
         self.department = department
 
     def is_valid(self) -> bool:
@@ -210,10 +220,11 @@ class TextTask(SegmentTask):
     Args:
         predictor: see ``SegmentTask``.
         jobs: see ``SegmentTask``.
+        last: see ``SegmentTask``.
     """
 
-    def __init__(self, predictor: Predictor, jobs: Jobs) -> None:
-        super().__init__(predictor, jobs, "What the text names, such as 'left kidney; liver'")
+    def __init__(self, predictor: Predictor, jobs: Jobs, last: LastVolume) -> None:
+        super().__init__(predictor, jobs, last, "What the text names, such as 'left kidney; liver'")
 
     def is_valid(self) -> bool:
         """Always: without any expert, the answer to a request says so."""
@@ -231,14 +242,6 @@ class TextTask(SegmentTask):
             ValueError: the text is missing, blank or too long, or the department is unknown.
         """
         return understood(text(request, "text"), text(request, "department") or AUTO, self.predictor.structures)
-
-
-def _volume(path: Path, modality: str) -> Volume:
-    """Reads the image; of what is wrong with it a client is told with its name, not with the server's folders."""
-    try:
-        return read_volume(path, modality)
-    except ValueError as error:
-        raise ValueError(str(error).replace(str(path), path.name)) from error
 
 
 def _title(targets: Sequence[Target]) -> str:

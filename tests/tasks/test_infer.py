@@ -12,10 +12,11 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from lorkd_monailabel import memory
+from lorkd_monailabel import last_volume, memory
 from lorkd_monailabel.compat import allow_pydicom_3
 from lorkd_monailabel.experts import Base, Expert
 from lorkd_monailabel.jobs import Jobs
+from lorkd_monailabel.last_volume import LastVolume
 from lorkd_monailabel.predictor import Predictor
 from lorkd_monailabel.sliding_window import Cancelled
 from lorkd_monailabel.store import ExpertStore
@@ -34,7 +35,7 @@ def task(tmp_path: Path, tiny_base: Base, make_expert: Callable[..., Expert], mo
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     infer._made_for_this_process.cache_clear()
-    return infer.TextTask(Predictor(store), Jobs())
+    return infer.TextTask(Predictor(store), Jobs(), LastVolume())
 
 
 @pytest.fixture
@@ -120,7 +121,7 @@ def test_volume_that_cannot_fit_is_not_read(task, request_for, monkeypatch):
         raise AssertionError("it was read")
 
     monkeypatch.setattr(memory, "free_bytes", lambda: 5000)
-    monkeypatch.setattr(infer, "read_volume", read)
+    monkeypatch.setattr(last_volume, "read_volume", read)
     request = request_for()
     with pytest.raises(ValueError, match="a volume of 9 x 8 x 10 voxels of 3 x 3 x 3 mm needs at least") as caught:
         task(request)

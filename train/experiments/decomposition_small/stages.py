@@ -78,7 +78,7 @@ def decomposition(
     )
 
 
-def joint(name: str, *, teacher: str = FOUNDATION, ranks: str = "", **sets: object) -> Stage:
+def joint(name: str, sets: Mapping[str, object] | None = None, *, teacher: str = FOUNDATION, ranks: str = "") -> Stage:
     """Base and new experts, from the package's base."""
     return decomposition(name, "joint.toml", teacher=teacher, start=SHIPPED_BASE, ranks=ranks, sets=sets)
 
@@ -126,8 +126,8 @@ MAIN = (
 """The main comparison."""
 
 ABLATIONS = (
-    *(joint(f"rank_{rank}", rank=rank, steps=ABLATION_STEPS) for rank in (4, 8, 16)),
-    *(joint(f"beta_{beta}", beta=beta, steps=ABLATION_STEPS) for beta in (0.05, 1.0, 10.0)),
+    *(joint(f"rank_{rank}", {"rank": rank, "steps": ABLATION_STEPS}) for rank in (4, 8, 16)),
+    *(joint(f"beta_{beta}", {"beta": beta, "steps": ABLATION_STEPS}) for beta in (0.05, 1.0, 10.0)),
 )
 """Table VI's ranks and Table VII's weights of the transfer loss; rank 8 is also the one of beta 0.1."""
 
@@ -157,7 +157,7 @@ TRANSFER = (
         start=SHIPPED_FOUNDATION,
         sets={"data.sources": KEPT, "steps": 1500},
     ),
-    joint("transfer/lorkd", teacher=TEACHER, **{"data.sources": KEPT, "steps": 2000}),
+    joint("transfer/lorkd", {"data.sources": KEPT, "steps": 2000}, teacher=TEACHER),
     plain("transfer/scratch", "specialist.toml", sets=DOWNSTREAM),
     plain("transfer/base", "specialist.toml", start="transfer/lorkd/store/base/0001.safetensors", sets=DOWNSTREAM),
     plain("transfer/fused", "specialist.toml", start="transfer/lorkd/store", sets=DOWNSTREAM),
