@@ -7,7 +7,6 @@ A stage whose product is there is not run again. Stop with Ctrl+C; the same comm
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
@@ -59,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(name: str, arguments: Sequence[str], folder: Path) -> int:
     """Run a stage to its end or its interruption, and note the seconds that it took; return its exit status."""
-    process = subprocess.Popen([sys.executable, "-m", *arguments], env={"OMP_WAIT_POLICY": "passive", **os.environ})
+    process = subprocess.Popen([sys.executable, "-m", *arguments])
     began, before = time.monotonic(), seconds(folder).get(name, 0.0)
     while True:
         try:
