@@ -82,7 +82,7 @@ def test_ranks_are_equal_unless_a_config_says_otherwise(root: Path) -> None:
     assert {Path(name).stem: own.rank for name, own in told.items() if SMALL in name} == {"warmup": 6, "joint": 6}
     assert {own.rank for name, own in star.items() if SMALL not in name} == {8}
     bounds = {Path(name).stem: (own.least_rank, own.most_rank) for name, own in star.items()}
-    assert bounds == {"default_store": (2, 16), "small": (2, 16), "nano": (2, 12), "pro": (4, 16), "warmup": (2, 16)}
+    assert bounds == {"default_store": (2, 16), "small": (2, 16), "nano": (2, 12), "pro": (4, 16), "warmup": (4, 10)}
     assert all(not own.ranks for own in told.values())
 
 
