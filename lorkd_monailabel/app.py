@@ -31,7 +31,6 @@ from lorkd_monailabel.audit import Audit
 from lorkd_monailabel.departments import Department, departments
 from lorkd_monailabel.devices import checked_device
 from lorkd_monailabel.jobs import Jobs
-from lorkd_monailabel.last_volume import LastVolume
 from lorkd_monailabel.predictor import Predictor
 from lorkd_monailabel.sliding_window import Cancelled
 from lorkd_monailabel.sources.opening import open_studies
@@ -40,6 +39,7 @@ from lorkd_monailabel.store import ExpertStore
 from lorkd_monailabel.tasks.aliases import aliases_of, with_aliases
 from lorkd_monailabel.tasks.case_queue import CaseQueue
 from lorkd_monailabel.tasks.infer import DepartmentTask, TextTask
+from lorkd_monailabel.tasks.last_volume import LastVolume
 from lorkd_monailabel.tasks.scoring import Agreement, Uncertainty
 from lorkd_monailabel.tasks.strategies import ByScores, First, Random
 from lorkd_monailabel.tasks.train import DecomposeTask, FinetuneTask, Training

@@ -23,12 +23,12 @@ from lorkd_monailabel.dicom_seg import write as write_dicom_seg
 from lorkd_monailabel.everything import understood
 from lorkd_monailabel.jobs import Job, Jobs
 from lorkd_monailabel.label_maps import write_label_map
-from lorkd_monailabel.last_volume import LastVolume
 from lorkd_monailabel.layers import write_layers
 from lorkd_monailabel.memory import announced, is_out_of_memory
 from lorkd_monailabel.predictor import Prediction, Predictor
 from lorkd_monailabel.prompts import AUTO, NotUnderstood, Target
 from lorkd_monailabel.stopwatch import Stopwatch
+from lorkd_monailabel.tasks.last_volume import LastVolume
 from lorkd_monailabel.tasks.options import Request, choice, client_id, job_id, text
 from lorkd_monailabel.volumes import Volume
 

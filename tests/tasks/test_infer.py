@@ -12,18 +12,18 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from lorkd_monailabel import last_volume, memory
+from lorkd_monailabel import memory
 from lorkd_monailabel.compat import allow_pydicom_3
 from lorkd_monailabel.experts import Base, Expert
 from lorkd_monailabel.jobs import Jobs
-from lorkd_monailabel.last_volume import LastVolume
 from lorkd_monailabel.predictor import Predictor
 from lorkd_monailabel.sliding_window import Cancelled
 from lorkd_monailabel.store import ExpertStore
+from lorkd_monailabel.tasks.last_volume import LastVolume
 
 allow_pydicom_3()
 
-from lorkd_monailabel.tasks import infer  # noqa: E402
+from lorkd_monailabel.tasks import infer, last_volume  # noqa: E402
 
 
 @pytest.fixture

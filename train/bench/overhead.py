@@ -23,12 +23,12 @@ from lorkd_monailabel.commands.options import store_folder
 from lorkd_monailabel.commands.serve import ALLOCATOR, become, environment
 from lorkd_monailabel.devices import has_fast_bf16
 from lorkd_monailabel.label_maps import write_label_map
-from lorkd_monailabel.last_volume import LastVolume
 from lorkd_monailabel.masks import masks_of, shows_nothing
 from lorkd_monailabel.memory import announced
 from lorkd_monailabel.predictor import Predictor
 from lorkd_monailabel.prompts import Target, resolve
 from lorkd_monailabel.store import ExpertStore
+from lorkd_monailabel.tasks.last_volume import LastVolume
 from lorkd_monailabel.volume_files import VolumeFile, read_volume_file, write_nifti
 from lorkd_monailabel.volumes import Grid, Volume, canonical_grid, canonical_image, read_volume, resample
 from train.bench.command import add_options, apply

@@ -1,4 +1,4 @@
-"""Tests of lorkd_monailabel.last_volume."""
+"""Tests of lorkd_monailabel.tasks.last_volume."""
 
 import os
 import weakref
@@ -9,8 +9,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from lorkd_monailabel import last_volume
-from lorkd_monailabel.last_volume import LastVolume
+from lorkd_monailabel.tasks import last_volume
+from lorkd_monailabel.tasks.last_volume import LastVolume
 from lorkd_monailabel.volumes import Volume
 
 Write = Callable[..., Path]
