@@ -43,6 +43,7 @@ RECIPES = {
     f"{SMALL}/specialist.toml": "pretrain",
     f"{SMALL}/warmup.toml": "decompose",
     f"{SMALL}/joint.toml": "decompose",
+    f"{SMALL}/joint_more.toml": "decompose",
     f"{SMALL}/finetune.toml": "finetune",
     f"{SMALL}/evaluate.toml": "evaluate",
     f"{SMALL}/compare.toml": "compare",
@@ -61,7 +62,7 @@ def run(recipe: str, config: Path, settings: Mapping[str, object]) -> int:
 def test_the_table_names_every_config(root: Path) -> None:
     found = {path.relative_to(root / "train").as_posix() for path in (root / "train").rglob("*.toml")}
     assert found == RECIPES.keys()
-    assert len(found) == 20
+    assert len(found) == 21
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -79,7 +80,11 @@ def test_ranks_are_equal_unless_a_config_says_otherwise(root: Path) -> None:
     star = {name: config for name, config in told.items() if config.rank_rule == "loss_reduction"}
     assert {Path(name).stem for name in star} == {"default_store", "small", "nano", "pro", "warmup"}
     assert {(own.rounding, own.transfer, own.beta) for own in star.values()} == {("floor_even", "bernoulli", 0.1)}
-    assert {Path(name).stem: own.rank for name, own in told.items() if SMALL in name} == {"warmup": 6, "joint": 6}
+    assert {Path(name).stem: own.rank for name, own in told.items() if SMALL in name} == {
+        "warmup": 6,
+        "joint": 6,
+        "joint_more": 6,
+    }
     assert {own.rank for name, own in star.items() if SMALL not in name} == {8}
     bounds = {Path(name).stem: (own.least_rank, own.most_rank) for name, own in star.items()}
     assert bounds == {"default_store": (2, 16), "small": (2, 16), "nano": (2, 12), "pro": (4, 16), "warmup": (4, 10)}

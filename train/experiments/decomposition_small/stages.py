@@ -83,6 +83,12 @@ def joint(name: str, sets: Mapping[str, object] | None = None, *, teacher: str =
     return decomposition(name, "joint.toml", teacher=teacher, start=SHIPPED_BASE, ranks=ranks, sets=sets)
 
 
+def in_parts(name: str, *, ranks: str = "") -> tuple[Stage, Stage]:
+    """Base and experts in two parts."""
+    more = decomposition(f"{name}_more", "joint_more.toml", start=f"{name}/store", ranks=ranks)
+    return joint(name, ranks=ranks), more
+
+
 def evaluation(name: str, model: str, **sets: object) -> Stage:
     """A model on the validation cases."""
     product = f"evaluation/{name}.csv"
@@ -111,11 +117,11 @@ def comparison(name: str, runs: Mapping[str, str]) -> Stage:
 MAIN = (
     plain("foundation", "foundation.toml", start=SHIPPED_FOUNDATION),
     decomposition("warmup", "warmup.toml"),
-    joint("lorkd_star", ranks=RANKS),
+    *in_parts("lorkd_star", ranks=RANKS),
     evaluation("foundation", FOUNDATION),
-    evaluation("lorkd_star", "lorkd_star/store"),
-    joint("lorkd"),
-    evaluation("lorkd", "lorkd/store"),
+    evaluation("lorkd_star", "lorkd_star_more/store"),
+    *in_parts("lorkd"),
+    evaluation("lorkd", "lorkd_more/store"),
     *(plain(f"specialists/{name}", "specialist.toml", sets={"data.departments": [name]}) for name in DEPARTMENTS),
     evaluation("specialists", "specialists"),
     comparison(
