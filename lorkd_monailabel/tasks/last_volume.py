@@ -7,7 +7,7 @@ from pathlib import Path
 from lorkd_monailabel.volumes import Volume, read_volume
 
 KEPT_BYTES = 512 * 1024**2
-"""Voxels of the largest volume that is kept."""
+"""Size of the array of the largest volume that is kept."""
 
 _Key = tuple[object, ...]
 
