@@ -31,6 +31,7 @@ from lorkd_monailabel.audit import Audit
 from lorkd_monailabel.departments import Department, departments
 from lorkd_monailabel.devices import checked_device
 from lorkd_monailabel.jobs import Jobs
+from lorkd_monailabel.memory import announced
 from lorkd_monailabel.predictor import Predictor
 from lorkd_monailabel.sliding_window import Cancelled
 from lorkd_monailabel.sources.opening import open_studies
@@ -93,6 +94,7 @@ class LoRKDApp(MONAILabelApp):
         self.audit = Audit(self.store.folder / "audit.jsonl")
         self.predictor = Predictor(self.store, device=checked_device(conf.get("device"), option="--conf device"))
         self.jobs = Jobs()
+        self.last = LastVolume()
         self.aliases = aliases_of(conf.get("aliases", ""))
         super().__init__(
             app_dir=app_dir,
@@ -110,11 +112,10 @@ class LoRKDApp(MONAILabelApp):
 
     def init_infers(self) -> dict[str, InferTask]:
         """Makes the tasks of all departments; MONAI Label shows those that have an expert when it is asked."""
-        last = LastVolume()
         tasks: dict[str, InferTask] = {
-            each.id: DepartmentTask(each, self.predictor, self.jobs, last) for each in departments()
+            each.id: DepartmentTask(each, self.predictor, self.jobs, self.last) for each in departments()
         }
-        return with_aliases({**tasks, "lorkd": TextTask(self.predictor, self.jobs, last)}, self.aliases)
+        return with_aliases({**tasks, "lorkd": TextTask(self.predictor, self.jobs, self.last)}, self.aliases)
 
     def init_trainers(self) -> dict[str, TrainTask]:
         """Makes the train tasks; MONAI Label shows those that have something to train when it is asked."""
@@ -244,6 +245,11 @@ class LoRKDApp(MONAILabelApp):
         with client_errors():
             return super().scoring(request, datastore)
 
+    def foresee(self, image: str | Path) -> None:
+        """Read an image ahead that a client was given, or has sent: it will ask about it."""
+        path = Path(image)
+        self.last.ahead(path, lambda: self.predictor.check_memory(announced(path), ()))
+
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
         """Chooses the next image to annotate; empty where every image has a label.
 
@@ -254,7 +260,10 @@ class LoRKDApp(MONAILabelApp):
         if strategy and strategy not in self._strategies:
             raise HTTPException(404, f"strategy {strategy!r} is unknown; choose one of {', '.join(self._strategies)}")
         with client_errors():
-            return super().next_sample(request)
+            chosen = super().next_sample(request)
+        if chosen:
+            self.foresee(chosen["path"])
+        return chosen
 
 
 @contextmanager

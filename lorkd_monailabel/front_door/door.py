@@ -16,6 +16,7 @@ from lorkd_monailabel.front_door import logs
 from lorkd_monailabel.front_door.access import Access
 from lorkd_monailabel.front_door.bodies import Bodies
 from lorkd_monailabel.front_door.errors import add_error_handlers
+from lorkd_monailabel.front_door.foresight import foresee
 from lorkd_monailabel.front_door.guards import guard_all
 from lorkd_monailabel.front_door.login import login_router, override_user
 from lorkd_monailabel.front_door.offload import offload, offload_inference
@@ -89,6 +90,7 @@ def _monai_labels(options: DoorOptions) -> FastAPI:
 
     guarded = (activelearning, batch_infer, datastore, infer, model, scoring, session, train, wsi_infer)
     guard_all({module.__name__.rpartition(".")[2]: module for module in guarded}, options)
+    foresee(datastore, session)
     take_places(logs.router, model, train)
     proxy.proxy_dicom = proxied
     for endpoints in (infer, wsi_infer):

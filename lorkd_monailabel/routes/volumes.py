@@ -7,6 +7,7 @@ from anyio import to_thread
 from fastapi import APIRouter, FastAPI, HTTPException, Query, Request
 from pydantic import BaseModel, Field
 
+from lorkd_monailabel.front_door.foresight import tell
 from lorkd_monailabel.sources.uploads import Incoming, Kept, TooLarge, uploads
 
 PIECE_BYTES = 1 << 20
@@ -57,11 +58,13 @@ async def put_volume(
                 await to_thread.run_sync(incoming.write, bytes(piece))
                 piece.clear()
         await to_thread.run_sync(incoming.write, bytes(piece))
-        return _status(await to_thread.run_sync(incoming.keep))
+        kept = await to_thread.run_sync(incoming.keep)
     except TooLarge as error:
         raise HTTPException(413, str(error)) from error
     finally:
         incoming.close()
+    tell(kept.path)
+    return _status(kept)
 
 
 @router.get("/{sha256}", summary="Ask whether a volume is still there")

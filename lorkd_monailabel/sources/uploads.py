@@ -21,8 +21,9 @@ _DRAFT_SECONDS = 3600.0
 
 @dataclass(frozen=True)
 class Kept:
-    """A volume that is kept: the SHA-256 of its content, its size, and when it goes unless it is used (Unix time)."""
+    """A volume that is kept: its file, the SHA-256 of its content, its size, and when it goes unless it is used."""
 
+    path: Path
     sha256: str
     bytes: int
     expires: int
@@ -91,7 +92,7 @@ class Uploads:
 
     def _about(self, path: Path) -> Kept:
         found = path.stat()
-        return Kept(path.name.partition(".")[0], found.st_size, int(found.st_mtime + self.expiry_s))
+        return Kept(path, path.name.partition(".")[0], found.st_size, int(found.st_mtime + self.expiry_s))
 
     def _tidy(self) -> None:
         """The same, with the lock held; drafts of processes that ended go too."""
