@@ -142,7 +142,7 @@ def check_segment(
 
 
 def bounding_box(mask: np.ndarray) -> Box | None:
-    """Gives the smallest box that holds all of a mask; None for an empty mask."""
+    """Gives the smallest box that holds all of an array (X, Y, Z) that is not 0; None where all is."""
     box = []
     for axis in range(3):
         others = tuple(other for other in range(3) if other != axis)
@@ -150,6 +150,7 @@ def bounding_box(mask: np.ndarray) -> Box | None:
         if where.size == 0:
             return None
         box.append(slice(int(where[0]), int(where[-1]) + 1))
+        mask = mask[(slice(None),) * axis + (box[-1],)]  # what is outside has not to be looked at again
     return box[0], box[1], box[2]
 
 
@@ -200,7 +201,7 @@ def write_label_map(label_map: LabelMap, path: str | Path) -> None:
 def _write_nifti(label_map: LabelMap, path: Path) -> None:
     # NIfTI has the first axis innermost; of all the nothing around the structures only the order changes
     array = np.zeros(label_map.array.shape, label_map.array.dtype, order="F")
-    box = bounding_box(label_map.array > 0)
+    box = bounding_box(label_map.array)
     if box is not None:
         array[box] = label_map.array[box]
     image = nibabel.Nifti1Image(array, label_map.grid.affine)

@@ -2,10 +2,11 @@
 
     python -m train.bench.overhead IMAGE [--text "liver; spleen; left kidney"] [--voxels 33e6] [--output FOLDER]
 
-A request reads the image, segments and writes the label map; a server keeps the image for the next request. The forward
-passes take its windows as it does, several at once; next to them stands what one after the other takes. A first request
+A request reads the image, segments and writes the label map. A server has the image at hand where it was asked about it
+before, or where a client was given it, or sent it: then it was read ahead. The forward passes take its windows as a
+request does, several at once; next to them stands what one after the other takes. A first request
 finds its department not fused yet, in a process that has served another. --voxels enlarges the image first, for there
-are larger ones in hospitals. Memory is kept as ``lorkd serve`` has its server keep it.
+are larger ones in hospitals. The environment is that of ``lorkd serve``.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from lorkd_monailabel.commands.options import store_folder
-from lorkd_monailabel.commands.serve import ALLOCATOR, become, environment
+from lorkd_monailabel.commands.serve import ALLOCATOR, SINGLE_BLAS, become, environment
 from lorkd_monailabel.devices import has_fast_bf16
 from lorkd_monailabel.label_maps import write_label_map
 from lorkd_monailabel.masks import masks_of, shows_nothing
@@ -92,7 +93,7 @@ def resized(path: Path, out: Path, voxels: int) -> str:
 
 
 def ways_of(image: Path, targets: Sequence[Target], store: ExpertStore, *, device: str, rounds: int) -> list[Way]:
-    """Give the forward passes, also singly, the request, that of a kept image, and the first of a department."""
+    """Give the forward passes, also singly, the request, that of an image at hand, and the first of a department."""
     warm, output = Predictor(store, device=device), image.with_name("label.nii.gz")
     own = targets[0].structure.department
     others = [name for name in store.departments() if name != own]
@@ -102,7 +103,7 @@ def ways_of(image: Path, targets: Sequence[Target], store: ExpertStore, *, devic
 
     last = LastVolume()
 
-    def again() -> Volume:
+    def at_hand() -> Volume:
         return last.read(image, "auto", lambda: warm.check_memory(announced(image), targets))
 
     def ready() -> Predictor:
@@ -116,7 +117,7 @@ def ways_of(image: Path, targets: Sequence[Target], store: ExpertStore, *, devic
         Way(FLOOR, passes(windows, targets, warm)),
         Way(SINGLY, passes(single, targets, warm)),
         Way("request", lambda: request(warm, read_volume(image))),
-        Way("the same image again", lambda: request(warm, again())),
+        Way("image at hand", lambda: request(warm, at_hand())),
     ]
     if others:
         fresh = [ready() for _ in range(rounds + 1)]  # one more for the round that warms up
@@ -162,6 +163,6 @@ def passes(windows: Sequence[Tensor], targets: Sequence[Target], predictor: Pred
 
 
 if __name__ == "__main__":
-    if os.environ.keys() >= ALLOCATOR.keys():
+    if os.environ.keys() >= ALLOCATOR.keys() | SINGLE_BLAS.keys():
         raise SystemExit(main())
     raise SystemExit(become([sys.executable, "-m", "train.bench.overhead", *sys.argv[1:]], environment()))

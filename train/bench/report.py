@@ -84,7 +84,8 @@ def machine(device: str = "cpu") -> str:
     if torch.device(device).type == "cuda":
         parts.insert(0, device_name(device))
     parts.append(f"torch {torch.__version__}")
-    parts += [f"{name}={os.environ[name]}" for name in ("OMP_NUM_THREADS", *ALLOCATOR) if name in os.environ]
+    told = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", *ALLOCATOR)
+    parts += [f"{name}={os.environ[name]}" for name in told if name in os.environ]
     if not any(name in os.environ for name in ALLOCATOR):
         parts.append("the system's own memory allocator")
     parts.append(datetime.now(UTC).strftime("%Y-%m-%d"))

@@ -93,7 +93,7 @@ def test_quick_overhead(tmp_path, capsys, scan):
         "forward passes",
         "window after window",
         "request",
-        "the same image again",
+        "image at hand",
         "first request of a department",
     ]
     assert rows["forward passes"]["floor"] == "True"
