@@ -261,7 +261,7 @@ class LoRKDApp(MONAILabelApp):
             raise HTTPException(404, f"strategy {strategy!r} is unknown; choose one of {', '.join(self._strategies)}")
         with client_errors():
             chosen = super().next_sample(request)
-        if chosen:
+        if chosen.get("path"):
             self.foresee(chosen["path"])
         return chosen
 

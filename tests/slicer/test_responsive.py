@@ -52,9 +52,9 @@ def test_a_timer_does_not_starve_while_200_mib_are_sent(qtbot, slicer, connected
 
 
 def test_the_clock_sees_work_and_waiting_of_ones_own():
-    """Kernels count who waited for a processor to some milliseconds only, hence half a second and a tenth of grace."""
+    """Over half a second, as kernels tell to some milliseconds only who waited for a processor."""
     begin, worked = clock(), time.thread_time()
     time.sleep(0.3)
     while time.thread_time() < worked + 0.3:
         pass
-    assert clock() - begin > 0.54
+    assert clock() - begin > 0.575
