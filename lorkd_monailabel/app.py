@@ -33,6 +33,7 @@ from lorkd_monailabel.devices import checked_device
 from lorkd_monailabel.jobs import Jobs
 from lorkd_monailabel.memory import announced
 from lorkd_monailabel.predictor import Predictor
+from lorkd_monailabel.process import tune
 from lorkd_monailabel.sliding_window import Cancelled
 from lorkd_monailabel.sources.opening import open_studies
 from lorkd_monailabel.sources.uploads import with_volume
@@ -81,6 +82,7 @@ class LoRKDApp(MONAILabelApp):
     queue: CaseQueue | None = None  # where the operator switched active learning off
 
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str] | None) -> None:
+        tune()
         conf = dict(conf or {})
         for key in sorted(set(conf) - set(CONF) - _MONAI_LABELS_OWN):
             _LOG.warning("--conf %s is unknown and has no effect; known are %s", key, ", ".join(CONF))
@@ -88,9 +90,7 @@ class LoRKDApp(MONAILabelApp):
             _LOG.warning("--app names %s, but what runs is %s: it comes first on the import path", app_dir, __file__)
         self.store = ExpertStore(conf.get("store") or default_store(Path(app_dir)))
         if not self.store.departments():
-            _LOG.warning(
-                "the store %s holds no expert; train one, or name another with --conf store", self.store.folder
-            )
+            _LOG.warning("the store %s holds no expert; train one, or name another (--conf store)", self.store.folder)
         self.audit = Audit(self.store.folder / "audit.jsonl")
         self.predictor = Predictor(self.store, device=checked_device(conf.get("device"), option="--conf device"))
         self.jobs = Jobs()

@@ -7,9 +7,7 @@ could not have been served. Whether a volume above it fits is found out by tryin
 from __future__ import annotations
 
 import copy
-import ctypes
 import math
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ import nibabel
 import numpy as np
 import torch
 
+from lorkd_monailabel.process import hand_back
 from lorkd_monailabel.volume_files import UNREADABLE
 
 _FLOAT_BYTES = 4
@@ -124,13 +123,6 @@ def check_memory(extent: Extent | None, experts: Iterable[tuple[Sequence[float],
             f"a volume of {voxels} voxels of {spacing} mm needs at least {least / 1e9:.1f} GB of memory for this, "
             f"but {free / 1e9:.1f} GB are free; crop it, or name fewer structures"
         )
-
-
-def hand_back() -> None:
-    """Make glibc give the blocks that it keeps back to the system; others have no such call."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)
 
 
 def free_bytes() -> int | None:

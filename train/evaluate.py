@@ -28,6 +28,7 @@ from lorkd_monailabel.json_files import write_json
 from lorkd_monailabel.learning.cases import Case, departments_of, read_cases
 from lorkd_monailabel.learning.metrics import dice, surface_dice
 from lorkd_monailabel.predictor import OVERLAP, Predictor
+from lorkd_monailabel.process import tune
 from lorkd_monailabel.prompts import Target
 from lorkd_monailabel.store import ExpertStore
 from lorkd_monailabel.volumes import Grid, canonical_grid, read_labels, read_volume, resample, same_grid
@@ -144,6 +145,7 @@ def _compared(store: Path, config: EvaluateConfig, case: Case) -> list[Score]:
 
 @lru_cache(1)  # for all cases of a process
 def _predictor(store: Path, device: str, overlap: float) -> Predictor:
+    tune()
     return Predictor(ExpertStore(store), device=device, overlap=overlap)
 
 

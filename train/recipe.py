@@ -19,6 +19,7 @@ from lorkd_monailabel.learning.distributed import World, joined
 from lorkd_monailabel.learning.engine import Engine
 from lorkd_monailabel.learning.samples import Sample, Samples
 from lorkd_monailabel.learning.training import Interrupted, Progress
+from lorkd_monailabel.process import tune
 from lorkd_monailabel.text_encoder import QueryTable
 from train.config import parse
 from train.report import write_report
@@ -35,6 +36,7 @@ Recipe = Callable[[Any, World], Sequence[str]]
 
 def run_recipe(recipe: Recipe, config_class: type, description: str, argv: Sequence[str] | None = None) -> int:
     """Parse, run and report; returns the exit status: 0, 2 for bad input, 130 for a run that was stopped."""
+    tune()
     with _quiet(first=os.environ.get("RANK", "0") == "0"):
         config = parse(config_class, description, argv)
     device = "" if config.engine.device == "auto" else config.engine.device

@@ -24,19 +24,6 @@ allow_pydicom_3()
 from lorkd_monailabel.app import LoRKDApp
 """
 
-ALLOCATOR = {
-    "GLIBC_TUNABLES": ":".join(
-        f"glibc.malloc.{name}={value}"
-        for name, value in (("arena_max", 1), ("mmap_threshold", 256 * 1024**2), ("trim_threshold", 512 * 1024**2))
-    )
-}
-"""Environment in which glibc keeps freed blocks for the next request, up to half a GiB: a page that is new to a process
-costs more time than what is written to it. One arena, as only the first one can hold large blocks."""
-
-SINGLE_BLAS = {"OPENBLAS_NUM_THREADS": "1"}
-"""Environment in which numpy solves its four equations for an affine alone: the helper that it would wake waits up to
-4 ms for a core on which torch's own still looks out for work."""
-
 
 def add_to(subparsers: Subparsers) -> None:
     """Add the command."""
@@ -244,7 +231,7 @@ def address(host: str, port: int, *, tls: bool = False) -> str:
 def environment(app: Path = APP) -> dict[str, str]:
     """Give the server's environment.
 
-    This very package is importable, installed or not, freed memory is kept, and numpy waits for no thread of its own.
+    This very package is importable, installed or not.
 
     Args:
         app: the folder that it writes; the uploads of sessions lie there too unless it is the package itself.
@@ -254,7 +241,7 @@ def environment(app: Path = APP) -> dict[str, str]:
     path += filter(None, [os.environ.get("PYTHONPATH")])
     sessions = {} if app == APP else {"MONAI_LABEL_SESSION_PATH": str(app / "sessions")}
     importable = {"PYTHONPATH": os.pathsep.join(path)} if path else {}
-    return {**ALLOCATOR, **SINGLE_BLAS, **sessions, **os.environ, **importable}
+    return {**sessions, **os.environ, **importable}
 
 
 def become(command: list[str], variables: dict[str, str]) -> int:

@@ -191,13 +191,6 @@ def test_addresses(host: str, expected: str) -> None:
     assert serve.address(host, 80) == expected
 
 
-def test_the_server_keeps_freed_memory_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    assert "glibc.malloc.trim_threshold=536870912" in serve.environment()["GLIBC_TUNABLES"].split(":")
-    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=1")
-    assert serve.environment()["GLIBC_TUNABLES"] == "glibc.malloc.check=1"
-
-
 def test_the_package_is_importable_in_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "elsewhere")
     assert serve.environment()["PYTHONPATH"] == os.pathsep.join([str(serve.APP.parent), "elsewhere"])

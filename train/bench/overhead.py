@@ -6,11 +6,10 @@ A request reads the image, segments and writes the label map. A server has the i
 before, or where a client was given it, or sent it: then it was read ahead. The forward passes take its windows as a
 request does, several at once; next to them stands what one after the other takes. A first request
 finds its department not fused yet, in a process that has served another. --voxels enlarges the image first, for there
-are larger ones in hospitals. The environment is that of ``lorkd serve``.
+are larger ones in hospitals. The process is tuned as the server's is.
 """
 
 import argparse
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -21,12 +20,12 @@ import torch
 from torch import Tensor
 
 from lorkd_monailabel.commands.options import store_folder
-from lorkd_monailabel.commands.serve import ALLOCATOR, SINGLE_BLAS, become, environment
 from lorkd_monailabel.devices import has_fast_bf16
 from lorkd_monailabel.label_maps import write_label_map
 from lorkd_monailabel.masks import masks_of, shows_nothing
 from lorkd_monailabel.memory import announced
 from lorkd_monailabel.predictor import Predictor
+from lorkd_monailabel.process import tune
 from lorkd_monailabel.prompts import Target, resolve
 from lorkd_monailabel.store import ExpertStore
 from lorkd_monailabel.tasks.last_volume import LastVolume
@@ -54,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_options(parser, rounds=5)
     options = parser.parse_args(argv)
     try:
+        tune()
         apply(options)
         targets, refused = resolve(options.text)
         departments = {target.structure.department for target in targets}
@@ -163,6 +163,4 @@ def passes(windows: Sequence[Tensor], targets: Sequence[Target], predictor: Pred
 
 
 if __name__ == "__main__":
-    if os.environ.keys() >= ALLOCATOR.keys() | SINGLE_BLAS.keys():
-        raise SystemExit(main())
-    raise SystemExit(become([sys.executable, "-m", "train.bench.overhead", *sys.argv[1:]], environment()))
+    raise SystemExit(main())

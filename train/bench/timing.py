@@ -5,9 +5,7 @@ own round; the order is rotated from round to round. One round more at the start
 measured for itself, best in a process of its own: it needs another setting of the allocator (``hand_back_blocks``).
 """
 
-import ctypes
 import gc
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from lorkd_monailabel.process import hand_back, set_thresholds
+
 MIB = 2**20
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGE_BLOCK = 2**17
 """glibc's own first thresholds, in bytes; it would raise them step by step to what is freed."""
 
@@ -200,13 +199,8 @@ def hand_back_blocks() -> None:
 
     Large ones are then exactly what is in use, if this is called before any is made. It makes a process slower.
     """
-    if sys.platform != "linux":
-        return
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt") and hasattr(library, "malloc_trim"):  # glibc has them
-        library.mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
-        library.mallopt(M_TRIM_THRESHOLD, LARGE_BLOCK)
-        library.malloc_trim(0)
+    set_thresholds(trim_bytes=LARGE_BLOCK, mmap_bytes=LARGE_BLOCK)
+    hand_back()
 
 
 def _refusal(way: Way, device: str) -> str:
