@@ -6,8 +6,6 @@ The server makes one instance, and each process that it starts for training make
 import hashlib
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +32,7 @@ from lorkd_monailabel.jobs import Jobs
 from lorkd_monailabel.memory import announced
 from lorkd_monailabel.predictor import Predictor
 from lorkd_monailabel.process import tune
+from lorkd_monailabel.shipped import store_of_app
 from lorkd_monailabel.sliding_window import Cancelled
 from lorkd_monailabel.sources.opening import open_studies
 from lorkd_monailabel.sources.uploads import with_volume
@@ -62,7 +61,6 @@ CONF = {
     "max_upload_mib": "most MiB of an upload",
     "max_params_kib": "most KiB of the options of a request",
 }
-_SHIPPED_STORE = Path(__file__).parent / "weights" / "store"
 _MONAI_LABELS_OWN = {"server_mode"}
 _LOG = logging.getLogger(__name__)
 
@@ -88,7 +86,7 @@ class LoRKDApp(MONAILabelApp):
             _LOG.warning("--conf %s is unknown and has no effect; known are %s", key, ", ".join(CONF))
         if (Path(app_dir) / "app.py").exists() and Path(app_dir).resolve() != Path(__file__).resolve().parent:
             _LOG.warning("--app names %s, but what runs is %s: it comes first on the import path", app_dir, __file__)
-        self.store = ExpertStore(conf.get("store") or default_store(Path(app_dir)))
+        self.store = ExpertStore(conf.get("store") or store_of_app(Path(app_dir)))
         if not self.store.departments():
             _LOG.warning("the store %s holds no expert; train one, or name another (--conf store)", self.store.folder)
         self.audit = Audit(self.store.folder / "audit.jsonl")
@@ -279,21 +277,3 @@ def client_errors() -> Iterator[None]:
         raise HTTPException(409, str(error)) from error
     except MONAILabelException as error:
         raise HTTPException(400, error.msg) from error
-
-
-def default_store(app_dir: Path) -> Path:
-    """Gives the store in the app directory; the first time, the one that is shipped is copied there, whole or not."""
-    folder = app_dir / "model" / "store"
-    if folder.exists() or not _SHIPPED_STORE.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".store-"))
-    try:
-        shutil.copytree(_SHIPPED_STORE, draft / "store")
-        os.rename(draft / "store", folder)
-    except OSError:
-        if not folder.is_dir():  # else another process was first
-            raise
-    finally:
-        shutil.rmtree(draft)
-    return folder

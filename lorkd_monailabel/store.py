@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lorkd_monailabel import text_encoder
+from lorkd_monailabel import shipped
 from lorkd_monailabel.departments import department as find_department
 from lorkd_monailabel.departments import departments
 from lorkd_monailabel.drafts import draft_of
@@ -181,7 +181,7 @@ class ExpertStore:
         Raises:
             ValueError: neither is of that space, or the file is damaged.
         """
-        own = QueryTable.load(text_encoder.QUERIES)
+        own = QueryTable.load(shipped.QUERIES)
         if own.space == space:
             return own
         path = self._queries_path(space)

@@ -21,7 +21,6 @@ from lorkd_monailabel.encoders.sat import read_sat_text_encoder, sat_text_encode
 
 __all__ = [
     "MODALITIES",
-    "QUERIES",
     "Encoder",
     "QueryTable",
     "minilm",
@@ -32,7 +31,6 @@ __all__ = [
 ]
 
 FORMAT = "lorkd-queries/1"
-QUERIES = Path(__file__).parent / "weights" / "queries.safetensors"
 MODALITIES = {"ct": "computed tomography", "mri": "magnetic resonance imaging"}
 
 

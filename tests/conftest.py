@@ -54,7 +54,8 @@ def project_files() -> list[Path]:
 @pytest.fixture(scope="session")
 def table() -> "QueryTable":
     """The package's own query table."""
-    from lorkd_monailabel.text_encoder import QUERIES, QueryTable
+    from lorkd_monailabel.shipped import QUERIES
+    from lorkd_monailabel.text_encoder import QueryTable
 
     return QueryTable.load(QUERIES)
 

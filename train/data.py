@@ -15,7 +15,8 @@ from lorkd_monailabel.learning.cases import Case, departments_of, read_cases
 from lorkd_monailabel.learning.prepared import PreparedCase, prepare, sweep_drafts
 from lorkd_monailabel.learning.samples import Samples
 from lorkd_monailabel.networks.segmenter import SIZES, build_segmenter
-from lorkd_monailabel.text_encoder import QUERIES, QueryTable
+from lorkd_monailabel.shipped import QUERIES
+from lorkd_monailabel.text_encoder import QueryTable
 from lorkd_monailabel.volumes import three
 from train.settings import DataConfig
 

@@ -29,12 +29,13 @@ from lorkd_monailabel.learning.ranks import RankChoice, RankRule
 from lorkd_monailabel.learning.sharding import shard
 from lorkd_monailabel.learning.training import Loop, stop_on_signal
 from lorkd_monailabel.networks.segmenter import build_segmenter
+from lorkd_monailabel.shipped import QUERIES
 from lorkd_monailabel.store import ExpertStore
 from lorkd_monailabel.teachers.channels import ChannelTeacher
 from lorkd_monailabel.teachers.choose import ChosenTeacher, teacher_of
 from lorkd_monailabel.teachers.network import NetworkTeacher
 from lorkd_monailabel.teachers.protocol import Teacher
-from lorkd_monailabel.text_encoder import QUERIES, QueryTable
+from lorkd_monailabel.text_encoder import QueryTable
 from lorkd_monailabel.volumes import three
 from train.data import (
     network_numbers,

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 import lorkd_monailabel
+from lorkd_monailabel import shipped
 from lorkd_monailabel.demo_data import DemoData, demo_cases, demo_labels, fetch_demo
 from lorkd_monailabel.departments import structure
 from lorkd_monailabel.learning.metrics import dice
@@ -68,7 +69,7 @@ def demonstrate(work: Path, steps: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     studies.mkdir()
     shutil.copy(data.ct, studies / "ct.nii.gz")
-    shutil.copytree(APP / "weights" / "store", store)
+    shutil.copytree(shipped.STORE, store)
     print("2. monailabel start_server")
     with server(studies, store, log=work / "server.log") as address:
         print(f"   {address} answers after {time.monotonic() - fetched:.1f} s; log in {work / 'server.log'}")
@@ -147,7 +148,7 @@ def decompose(work: Path, store: Path, steps: int) -> None:
     settings = {
         "data.cases": cases,
         "data.cache": work / "prepared",
-        "foundation": APP / "weights" / "foundation.safetensors",
+        "foundation": shipped.FOUNDATION,
         "output": work / "run",
         "start": store,
         "store": store,

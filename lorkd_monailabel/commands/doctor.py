@@ -136,7 +136,8 @@ def _device() -> Iterator[Finding]:
 
 
 def _table() -> QueryTable:
-    from lorkd_monailabel.text_encoder import QUERIES, QueryTable
+    from lorkd_monailabel.shipped import QUERIES
+    from lorkd_monailabel.text_encoder import QueryTable
 
     return QueryTable.load(QUERIES)
 

@@ -101,14 +101,14 @@ def truncate(arguments: argparse.Namespace) -> int:
         OSError: there is no store, or it can't be written.
     """
     # Imported here, for torch takes seconds and the other verbs' --help needs none.
-    from lorkd_monailabel import experts
+    from lorkd_monailabel import truncation
 
     if arguments.rank is None and not arguments.dry_run:
         raise ValueError("name the RANK to truncate to; --dry-run shows what each would keep")
     store = opened_store(arguments.store) if arguments.dry_run else store_to_change(arguments.store)
     expert = store.load(arguments.department, arguments.revision)
-    experts.truncated_ranks(expert, expert.rank if arguments.rank is None else arguments.rank)
-    energy = experts.kept_energy(expert)
+    truncation.truncated_ranks(expert, expert.rank if arguments.rank is None else arguments.rank)
+    energy = truncation.kept_energy(expert)
     if arguments.dry_run:
         ranks = range(1, expert.rank + 1) if arguments.rank is None else (arguments.rank,)
         print(table(CURVE, [_curve_row(expert, energy, rank) for rank in reversed(ranks)]))
@@ -118,7 +118,7 @@ def truncate(arguments: argparse.Namespace) -> int:
         raise ValueError(
             f"{expert.department} revision {expert.revision} is of rank {expert.rank} already; name a smaller one"
         )
-    smaller = experts.truncate(expert, arguments.rank)
+    smaller = truncation.truncate(expert, arguments.rank)
     _, _, parameters, kept, worst, layer = _curve_row(expert, energy, arguments.rank)
     number = store.publish(smaller)
     print(
@@ -168,7 +168,7 @@ def _row(store: ExpertStore, department: str) -> tuple[object, ...]:
 
 def _curve_row(expert: Expert, energy: Mapping[str, Tensor], rank: int) -> tuple[Any, ...]:
     """Say what a rank keeps of an expert; a layer without a delta has nothing to lose."""
-    from lorkd_monailabel.experts import truncated_ranks
+    from lorkd_monailabel.truncation import truncated_ranks
 
     ranks = truncated_ranks(expert, rank)
     kept = {name: float(each[ranks[name]]) for name, each in energy.items()}

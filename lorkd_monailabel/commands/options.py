@@ -6,13 +6,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from lorkd_monailabel import shipped
+
 if TYPE_CHECKING:
     from lorkd_monailabel.store import ExpertStore
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 APP = Path(__file__).resolve().parents[1]
-SHIPPED_STORE = APP / "weights" / "store"
 SERVERS_STORE = APP / "model" / "store"
 """Where a server keeps its store that was told none: at first a copy of the shipped one."""
 
@@ -47,9 +48,9 @@ def store_folder(folder: Path | None) -> Path:
         FileNotFoundError: there is no such folder.
     """
     if folder is None:
-        if not SHIPPED_STORE.is_dir():
-            raise FileNotFoundError(f"no store is shipped at {SHIPPED_STORE}; name one with --store FOLDER")
-        return SHIPPED_STORE
+        if not shipped.STORE.is_dir():
+            raise FileNotFoundError(f"no store is shipped at {shipped.STORE}; name one with --store FOLDER")
+        return shipped.STORE
     if not folder.is_dir():
         raise FileNotFoundError(f"store {folder} is not a folder that exists; check --store")
     return folder

@@ -82,7 +82,8 @@ def embed(arguments: argparse.Namespace) -> int:
     output: Path = arguments.output or extended or Path("queries.safetensors")
     check_free(output, force=arguments.force or output == extended)
 
-    from lorkd_monailabel.text_encoder import QUERIES, QueryTable
+    from lorkd_monailabel.shipped import QUERIES
+    from lorkd_monailabel.text_encoder import QueryTable
 
     old = None if extended is None else QueryTable.load(extended)
     encode, encoder, modality_vectors = _encoder(arguments.encoder, arguments.weights, arguments.tokenizer)

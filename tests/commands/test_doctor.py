@@ -114,7 +114,7 @@ def test_a_query_table_that_lacks_names_or_is_damaged(
     lorkd: Callable, store: ExpertStore, tmp_path: Path, table: QueryTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "queries.safetensors"
-    monkeypatch.setattr("lorkd_monailabel.text_encoder.QUERIES", path)
+    monkeypatch.setattr("lorkd_monailabel.shipped.QUERIES", path)
     replace(table, names=table.names[1:], vectors=table.vectors[1:]).save(path)
     (missing,) = problems(lorkd("doctor", "--store", store.folder))
     assert f"but none for {table.names[0]}; run: lorkd vocabulary embed --extend" in missing

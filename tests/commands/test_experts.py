@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lorkd_monailabel.commands import experts, options
+from lorkd_monailabel import shipped
+from lorkd_monailabel.commands import experts
 from lorkd_monailabel.commands.experts import described
 from lorkd_monailabel.experts import Base
 from lorkd_monailabel.networks.low_rank import factor_shapes
@@ -50,14 +51,14 @@ def test_no_store_and_no_expert(lorkd: Callable, tmp_path: Path, monkeypatch: py
     outcome = lorkd("experts", "--store", tmp_path)
     assert outcome.status == 2
     assert outcome.err.startswith(f"lorkd: store {tmp_path} holds no expert; train one")
-    monkeypatch.setattr(options, "SHIPPED_STORE", tmp_path / "shipped")
+    monkeypatch.setattr(shipped, "STORE", tmp_path / "shipped")
     assert lorkd("experts").err == (
         f"lorkd: no store is shipped at {tmp_path / 'shipped'}; name one with --store FOLDER\n"
     )
 
 
 def test_the_shipped_store_is_the_default(lorkd: Callable, store: ExpertStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(options, "SHIPPED_STORE", store.folder)
+    monkeypatch.setattr(shipped, "STORE", store.folder)
     assert lorkd("experts").out == lorkd("experts", "--store", store.folder).out
 
 
@@ -134,7 +135,7 @@ def test_rollback_from_a_damaged_revision(lorkd: Callable, store: ExpertStore) -
 
 
 def test_rollback_wants_its_store_named(lorkd: Callable, store: ExpertStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(options, "SHIPPED_STORE", store.folder)
+    monkeypatch.setattr(shipped, "STORE", store.folder)
     outcome = lorkd("experts", "rollback", "abdomen", 1)
     assert outcome.status == 2
     assert outcome.err.startswith("lorkd: name the store to change with --store; a server that was told none uses ")
@@ -225,7 +226,7 @@ def test_a_new_expert_loses_nothing(lorkd: Callable, store: ExpertStore, make_ex
 def test_truncate_wants_its_store_named_but_the_curve_does_not(
     lorkd: Callable, store: ExpertStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(options, "SHIPPED_STORE", store.folder)
+    monkeypatch.setattr(shipped, "STORE", store.folder)
     outcome = lorkd("experts", "truncate", "abdomen", 1)
     assert (outcome.status, outcome.out) == (2, "")
     assert outcome.err.startswith("lorkd: name the store to change with --store; a server that was told none uses ")

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
+from lorkd_monailabel import shipped
 from lorkd_monailabel.audit import Audit
 from lorkd_monailabel.candidates import candidate_ids, keep
-from lorkd_monailabel.commands import options
 from lorkd_monailabel.store import ExpertStore
 
 
@@ -62,6 +62,6 @@ def test_candidates(lorkd: Callable, store: ExpertStore, make_expert: Callable) 
 def test_what_changes_a_store_wants_it_named(
     lorkd: Callable, store: ExpertStore, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr(options, "SHIPPED_STORE", store.folder)
+    monkeypatch.setattr(shipped, "STORE", store.folder)
     assert lorkd("experts", *words).err.startswith("lorkd: name the store to change with --store")
     assert not (store.folder / "pins.json").exists()

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from lorkd_monailabel.departments import structures
 from lorkd_monailabel.encoders import sat
 from lorkd_monailabel.encoders.mpnet import MPNetSize
-from lorkd_monailabel.text_encoder import QUERIES, QueryTable, sat_query_table
+from lorkd_monailabel.shipped import QUERIES
+from lorkd_monailabel.text_encoder import QueryTable, sat_query_table
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "mpnet.safetensors"
 

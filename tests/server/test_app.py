@@ -5,58 +5,15 @@ from threading import current_thread
 
 import nibabel
 import numpy as np
-import pytest
 
-from lorkd_monailabel import app
-from lorkd_monailabel.app import LoRKDApp, default_store
+from lorkd_monailabel import shipped
+from lorkd_monailabel.app import LoRKDApp
 from lorkd_monailabel.departments import DEPARTMENT_IDS
 from lorkd_monailabel.tasks import last_volume
 
 
-@pytest.fixture
-def shipped(tmp_path, monkeypatch):
-    """A stand-in for the store that the package ships."""
-    folder = tmp_path / "shipped"
-    (folder / "abdomen").mkdir(parents=True)
-    (folder / "abdomen" / "0001.safetensors").write_bytes(b"expert")
-    monkeypatch.setattr(app, "_SHIPPED_STORE", folder)
-    return folder
-
-
-def test_shipped_store_is_copied_once(tmp_path, shipped):
-    folder = default_store(tmp_path / "app")
-    assert folder == tmp_path / "app" / "model" / "store"
-    assert (folder / "abdomen" / "0001.safetensors").read_bytes() == b"expert"
-    assert [each.name for each in folder.parent.iterdir()] == ["store"]
-    (folder / "abdomen" / "0001.safetensors").write_bytes(b"own")
-    assert (default_store(tmp_path / "app") / "abdomen" / "0001.safetensors").read_bytes() == b"own"
-
-
-def test_process_that_copies_second_takes_the_first_ones(tmp_path, shipped, monkeypatch):
-    rename = app.os.rename
-
-    def late(source, target):
-        (target / "abdomen").mkdir(parents=True)
-        rename(source, target)
-
-    monkeypatch.setattr(app.os, "rename", late)
-    folder = default_store(tmp_path / "app")
-    assert [each.name for each in folder.parent.iterdir()] == ["store"]
-    assert list((folder / "abdomen").iterdir()) == []
-
-
-def test_copy_that_fails_leaves_nothing(tmp_path, shipped, monkeypatch):
-    def full(source, target):
-        raise OSError("no space left")
-
-    monkeypatch.setattr(app.shutil, "copytree", full)
-    with pytest.raises(OSError, match="no space left"):
-        default_store(tmp_path / "app")
-    assert list((tmp_path / "app" / "model").iterdir()) == []
-
-
 def test_without_a_shipped_store_there_is_an_empty_one(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(app, "_SHIPPED_STORE", tmp_path / "nowhere")
+    monkeypatch.setattr(shipped, "STORE", tmp_path / "nowhere")
     with caplog.at_level(logging.WARNING):
         made = LoRKDApp(str(tmp_path / "app"), str(tmp_path / "studies"), {"device": "cpu", "stor": "x"})
     assert made.store.folder == tmp_path / "app" / "model" / "store"
@@ -66,7 +23,8 @@ def test_without_a_shipped_store_there_is_an_empty_one(tmp_path, monkeypatch, ca
     assert "holds no expert" in caplog.text
 
 
-def test_the_image_that_a_client_is_given_is_read_ahead(tmp_path, shipped, monkeypatch):
+def test_the_image_that_a_client_is_given_is_read_ahead(tmp_path, monkeypatch):
+    monkeypatch.setattr(shipped, "STORE", tmp_path / "nowhere")
     array = np.zeros((4, 5, 6), np.int16)
     array[0] = -1000
     (tmp_path / "studies").mkdir()

@@ -24,8 +24,9 @@ from lorkd_monailabel.learning.engine import Engine
 from lorkd_monailabel.learning.samples import Sample
 from lorkd_monailabel.learning.trainer import Trained, Trainer
 from lorkd_monailabel.networks.segmenter import SIZES, build_segmenter
+from lorkd_monailabel.shipped import QUERIES
 from lorkd_monailabel.teachers.network import NetworkTeacher
-from lorkd_monailabel.text_encoder import QUERIES, QueryTable
+from lorkd_monailabel.text_encoder import QueryTable
 from train.bench.report import machine
 from train.recipe import announce, described
 

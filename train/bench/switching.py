@@ -22,8 +22,9 @@ from lorkd_monailabel.experts import Base, Expert, as_float, extract, fuse, fuse
 from lorkd_monailabel.networks.low_rank import Factors, layer_ranks, layer_scales, rank_limit
 from lorkd_monailabel.networks.segmenter import SIZES, build_segmenter
 from lorkd_monailabel.predictor import Predictor
+from lorkd_monailabel.shipped import QUERIES
 from lorkd_monailabel.store import ExpertStore
-from lorkd_monailabel.text_encoder import QUERIES, QueryTable
+from lorkd_monailabel.text_encoder import QueryTable
 from train.bench.command import add_options, apply
 from train.bench.report import write_report
 from train.bench.timing import Result, Way, measure

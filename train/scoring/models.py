@@ -9,8 +9,9 @@ from typing import Any
 
 from lorkd_monailabel.departments import department
 from lorkd_monailabel.experts import Base, Expert
+from lorkd_monailabel.shipped import QUERIES
 from lorkd_monailabel.store import BASE, ExpertStore, load_base
-from lorkd_monailabel.text_encoder import QUERIES, QueryTable
+from lorkd_monailabel.text_encoder import QueryTable
 from lorkd_monailabel.volumes import three
 from train.bench.counters import QUERIES as WINDOW_QUERIES
 from train.bench.counters import meta_segmenter, operations

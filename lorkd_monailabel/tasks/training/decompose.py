@@ -13,6 +13,7 @@ from lorkd_monailabel.learning.decomposition import Decomposition, decompose
 from lorkd_monailabel.learning.ranks import RankRule
 from lorkd_monailabel.learning.training import Loop, Progress
 from lorkd_monailabel.networks.segmenter import SIZES, build_segmenter
+from lorkd_monailabel.shipped import QUERIES
 from lorkd_monailabel.store import BASE, load_base
 from lorkd_monailabel.tasks.training.gate import pass_gate, told_scores
 from lorkd_monailabel.tasks.training.options import TrainingOptions
@@ -31,7 +32,7 @@ from lorkd_monailabel.tasks.training.state import Teller
 from lorkd_monailabel.tasks.training.validation import measured, model, verdict
 from lorkd_monailabel.teachers.choose import teacher_of
 from lorkd_monailabel.teachers.network import NetworkTeacher
-from lorkd_monailabel.text_encoder import QUERIES, QueryTable
+from lorkd_monailabel.text_encoder import QueryTable
 from lorkd_monailabel.volumes import three
 
 SIZE = "toy"

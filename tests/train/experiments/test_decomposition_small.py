@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lorkd_monailabel.shipped import WEIGHTS
 from lorkd_monailabel.store import ExpertStore
 from train.experiments.decomposition_small import __main__ as experiment
-from train.experiments.decomposition_small.stages import DEPARTMENTS, GROUPS, HELD_OUT, KEPT, SHIPPED
+from train.experiments.decomposition_small.stages import DEPARTMENTS, GROUPS, HELD_OUT, KEPT
 
 STRUCTURES = {
     "liver": "abdomen",
@@ -48,7 +49,7 @@ def test_what_a_stage_reads_an_earlier_one_or_the_package_has_made() -> None:
     for stage in (stage for group in GROUPS.values() for stage in group):
         read = [path for name, path in stage.paths.items() if name in ("teacher", "start", "model")]
         read += [*stage.runs.values(), *filter(None, [stage.ranks])]
-        shipped = [path for path in read if path.startswith(str(SHIPPED))]
+        shipped = [path for path in read if path.startswith(str(WEIGHTS))]
         assert all(Path(path).is_file() for path in shipped), shipped
         for path in set(read) - set(shipped):
             assert any(path.startswith((f"{name}/", f"{name}.")) or name.startswith(f"{path}/") for name in names), path

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from lorkd_monailabel.json_files import read_json, write_json
-from train.experiments.decomposition_small.stages import GROUPS, SHIPPED, Stage
+from lorkd_monailabel.shipped import WEIGHTS
+from train.experiments.decomposition_small.stages import GROUPS, Stage
 
 HERE = Path(__file__).parent
 BEAT_S = 5.0
@@ -78,7 +79,8 @@ def command(stage: Stage, options: argparse.Namespace) -> list[str]:
     if stage.recipe == "evaluate":
         settings |= {"cases": str(options.cases), "processes": options.processes}
     elif stage.recipe != "compare":
-        settings |= {"data.cases": str(options.cases), "data.cache": str(folder / "prepared"), "seed": options.seed}
+        settings |= {"data.cases": str(options.cases), "data.cache": str(folder / "prepared")}
+        settings |= {"seed": options.seed + stage.redraw}
     settings |= {name: str(folder / path) for name, path in stage.paths.items()}
     if stage.ranks:
         settings["ranks"] = json.loads((folder / stage.ranks).read_text(encoding="utf-8"))["ranks"]
@@ -86,7 +88,7 @@ def command(stage: Stage, options: argparse.Namespace) -> list[str]:
         settings["runs"] = {name: str(folder / path) for name, path in stage.runs.items()}
     if options.quick:
         settings |= QUICK.get(stage.recipe, {})
-        settings |= {"start": ""} if stage.paths.get("start", "").startswith(str(SHIPPED)) else {}  # no tiny network
+        settings |= {"start": ""} if stage.paths.get("start", "").startswith(str(WEIGHTS)) else {}  # no tiny network
         settings |= QUICK_WARMUP if stage.name.endswith("warmup") else {}
     sets = [part for name, value in settings.items() for part in ("--set", f"{name}={toml(value)}")]
     shared = options.processes > 1 and stage.recipe not in ("evaluate", "compare")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from lorkd_monailabel.text_encoder import QUERIES
+from lorkd_monailabel import shipped
 
 DEPARTMENTS = ("abdomen", "brain", "head_and_neck", "pelvis", "spine", "thorax")
 """Those with validation cases."""
@@ -11,11 +11,10 @@ DEPARTMENTS = ("abdomen", "brain", "head_and_neck", "pelvis", "spine", "thorax")
 ABLATION_STEPS = 1000
 """Joint steps of an ablation; they compare with each other, not with the main runs."""
 
-SHIPPED = QUERIES.parent
-"""Weights of the package, which know five of the sources: what the experiment starts from."""
+SHIPPED_FOUNDATION = str(shipped.FOUNDATION)
+"""It knows five of the sources; what the experiment starts from."""
 
-SHIPPED_FOUNDATION = str(SHIPPED / "foundation.safetensors")
-SHIPPED_BASE = str(SHIPPED / "store/base/0001.safetensors")
+SHIPPED_BASE = str(shipped.STORE / "base/0001.safetensors")
 RANKS = "warmup/ranks.json"
 FOUNDATION = "foundation/foundation.safetensors"
 
@@ -33,6 +32,7 @@ class Stage:
         paths: settings whose value is a file or folder of another stage, or of the package.
         ranks: file whose ranks the stage takes, empty for none.
         runs: name in the tables -> evaluation that a comparison reads.
+        redraw: added to the seed of all: what goes on with another seed draws samples that it has not seen.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Stage:
     paths: Mapping[str, str] = field(default_factory=dict)
     ranks: str = ""
     runs: Mapping[str, str] = field(default_factory=dict)
+    redraw: int = 0
 
 
 def plain(name: str, config: str, *, start: str = "", sets: Mapping[str, object] | None = None) -> Stage:
@@ -65,6 +66,7 @@ def decomposition(
     start: str = "",
     ranks: str = "",
     sets: Mapping[str, object] | None = None,
+    redraw: int = 0,
 ) -> Stage:
     """Learn a base and experts from a teacher."""
     return Stage(
@@ -75,6 +77,7 @@ def decomposition(
         sets=sets or {},
         paths={"teacher": teacher, "output": name, "store": f"{name}/store", **({"start": start} if start else {})},
         ranks=ranks,
+        redraw=redraw,
     )
 
 
@@ -83,10 +86,14 @@ def joint(name: str, sets: Mapping[str, object] | None = None, *, teacher: str =
     return decomposition(name, "joint.toml", teacher=teacher, start=SHIPPED_BASE, ranks=ranks, sets=sets)
 
 
-def in_parts(name: str, *, ranks: str = "") -> tuple[Stage, Stage]:
-    """Base and experts in two parts."""
-    more = decomposition(f"{name}_more", "joint_more.toml", start=f"{name}/store", ranks=ranks)
-    return joint(name, ranks=ranks), more
+def in_parts(name: str, *, ranks: str = "") -> tuple[Stage, Stage, Stage]:
+    """Base and experts in three parts; the second draws the samples of the first again, the third others."""
+    more, last = f"{name}_more", f"{name}_last"
+    return (
+        joint(name, ranks=ranks),
+        decomposition(more, "joint_more.toml", start=f"{name}/store", ranks=ranks),
+        decomposition(last, "joint_more.toml", start=f"{more}/store", ranks=ranks, redraw=1),
+    )
 
 
 def evaluation(name: str, model: str, **sets: object) -> Stage:
@@ -119,9 +126,9 @@ MAIN = (
     decomposition("warmup", "warmup.toml"),
     *in_parts("lorkd_star", ranks=RANKS),
     evaluation("foundation", FOUNDATION),
-    evaluation("lorkd_star", "lorkd_star_more/store"),
+    evaluation("lorkd_star", "lorkd_star_last/store"),
     *in_parts("lorkd"),
-    evaluation("lorkd", "lorkd_more/store"),
+    evaluation("lorkd", "lorkd_last/store"),
     *(plain(f"specialists/{name}", "specialist.toml", sets={"data.departments": [name]}) for name in DEPARTMENTS),
     evaluation("specialists", "specialists"),
     comparison(

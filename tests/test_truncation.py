@@ -1,4 +1,4 @@
-"""Tests of lorkd_monailabel.experts: smaller experts of one that is trained, and what is done with them."""
+"""Tests of lorkd_monailabel.truncation: smaller experts of one that is trained, and what is done with them."""
 
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lorkd_monailabel.departments import structure
-from lorkd_monailabel.experts import Base, Expert, fused_network, kept_energy, tensors_sha256, truncate
+from lorkd_monailabel.experts import Base, Expert, fused_network, tensors_sha256
 from lorkd_monailabel.learning.engine import Engine
 from lorkd_monailabel.learning.finetuning import finetune
 from lorkd_monailabel.learning.losses import Objective
@@ -20,6 +20,7 @@ from lorkd_monailabel.predictor import Predictor
 from lorkd_monailabel.prompts import Target
 from lorkd_monailabel.store import ExpertStore
 from lorkd_monailabel.text_encoder import QueryTable
+from lorkd_monailabel.truncation import kept_energy, truncate
 from lorkd_monailabel.volumes import Grid, Volume
 
 ENCODER = "unet.encoder.0.0.conv.weight"
