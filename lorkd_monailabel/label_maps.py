@@ -23,6 +23,8 @@ _REGION_LIST = "Anatomic codes - DICOM master list"
 THRESHOLD = 0.5
 """Probability above which a voxel belongs to a structure."""
 
+_SLAB_VOXELS = 1 << 17  # what is done with a slab of so many stays in a core's cache
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -93,22 +95,30 @@ class Merging:
         self._segments.append(segment)
         if segment.value > 255 and self._labels.dtype == np.uint8:
             self._labels = self._labels.astype(np.uint16)
-        probability = probability.astype(np.float32, copy=False)
-        claimed = probability > THRESHOLD
-        own = bounding_box(claimed)
-        if own is None:
-            return
-        box, claimed, candidate = shifted(own, part), claimed[own], probability[own]
-        labels, best = self._labels[box], self._best[box]
-        contested = claimed & (labels > 0)
-        if contested.any():
-            for other, other_box, other_bits in self._claims:
-                if voxels := _voxels_in_common(contested, box, other_bits, other_box):
-                    self._overlaps.append(Overlap(other.structure.name, segment.structure.name, voxels))
-        # a bit for each voxel of its box is all that is kept of a claim
-        self._claims.append((segment, box, np.packbits(claimed, axis=2)))
-        np.copyto(labels, labels.dtype.type(segment.value), where=claimed & (candidate > best))
-        np.fmax(best, candidate, out=best)  # also where nobody claims: what claims there is higher
+        box = part or (slice(0, self._grid.shape[0]), slice(0, self._grid.shape[1]), slice(0, self._grid.shape[2]))
+        x, y, z = probability.shape
+        bits = np.empty((x, y, -(-z // 8)), np.uint8)  # all that is kept of a claim
+        common = [0] * len(self._claims)
+        step = max(1, _SLAB_VOXELS // max(1, y * z))
+        for start in range(0, x, step):
+            candidate = probability[start : start + step].astype(np.float32, copy=False)
+            first = box[0].start + start
+            slab = slice(first, first + len(candidate)), box[1], box[2]
+            labels, best = self._labels[slab], self._best[slab]
+            claimed = candidate > THRESHOLD
+            contested = claimed & (labels > 0)
+            if contested.any():
+                for index, (_, other_box, other_bits) in enumerate(self._claims):
+                    common[index] += _voxels_in_common(contested, slab, other_bits, other_box)
+            bits[start : start + step] = np.packbits(claimed, axis=2)
+            np.copyto(labels, labels.dtype.type(segment.value), where=claimed & (candidate > best))
+            np.fmax(best, candidate, out=best)  # also where nobody claims: what claims there is higher
+        self._overlaps += [
+            Overlap(other.structure.name, segment.structure.name, voxels)
+            for (other, _, _), voxels in zip(self._claims, common, strict=True)
+            if voxels
+        ]
+        self._claims.append((segment, box, bits))
 
     def label_map(self) -> LabelMap:
         """Gives what was merged so far."""

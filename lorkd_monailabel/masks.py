@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lorkd_monailabel.cores import spread
 from lorkd_monailabel.devices import has_fast_bf16
 from lorkd_monailabel.label_maps import THRESHOLD
 from lorkd_monailabel.memory import Size, attempts, is_out_of_memory, on_cpu
@@ -18,6 +19,7 @@ from lorkd_monailabel.networks.segmenter import Segmenter
 from lorkd_monailabel.sliding_window import sliding_window
 from lorkd_monailabel.volumes import Box, Grid, resample, within_reach
 
+MOST_AT_ONCE = 32
 Forward = Callable[[Tensor], Tensor]
 
 _LOG = logging.getLogger(__name__)
@@ -56,14 +58,17 @@ def network_masks(
         own = network if where == device else on_cpu(network)
         asked, fast = queries.to(where), has_fast_bf16(where)
 
+        def probabilities(given: Tensor) -> Tensor:
+            with torch.autocast(where.type, torch.bfloat16, enabled=fast):
+                logits = own(given if fast else _in_pairs(given), asked)[: len(given)]
+            return logits.float().sigmoid()
+
         def forward(windows: Tensor) -> Tensor:
             masks = windows.new_zeros((len(windows), len(queries), *windows.shape[2:]))
             shown = [not shows_nothing(window) for window in windows]
             if any(shown):
                 given = windows[shown].to(where, memory_format=torch.channels_last_3d)
-                with torch.autocast(where.type, torch.bfloat16, enabled=fast):
-                    logits = own(given if fast else _in_pairs(given), asked)[: len(given)]
-                masks[shown] = logits.float().sigmoid().to(masks)
+                masks[shown] = spread(probabilities, given).to(masks)
             return masks
 
         return forward
@@ -88,9 +93,15 @@ def _in_pairs(windows: Tensor) -> Tensor:
     return windows.expand(2, -1, -1, -1, -1) if alone else windows
 
 
-def windows_at_once(window: Sequence[int]) -> int:
-    """Gives how many windows a network gets in one call: a few small ones, which use a device better, or one."""
-    return max(1, min(4, 64**3 // math.prod(window)))
+def windows_at_once(window: Sequence[int], cores: int = 1) -> int:
+    """Gives how many windows a network gets in one call: one, or a few small ones, which use a device better.
+
+    Args:
+        window: in voxels.
+        cores: of a processor; each gets two of those that are small enough for four at once.
+    """
+    few = max(1, min(4, 64**3 // math.prod(window)))
+    return few if few < 4 else max(few, min(2 * cores, MOST_AT_ONCE))
 
 
 def masks_of(
@@ -123,7 +134,8 @@ def masks_of(
     """
     x, y, z = (-(-min(most, size) // stride) * stride for most, size in zip(window, image.shape[1:], strict=True))
     for where, size in attempts(device, (x, y, z), stride):
-        given, at_once = image if where == device else image.cpu(), windows_at_once(size)
+        given = image if where == device else image.cpu()
+        at_once = windows_at_once(size, torch.get_num_threads() if where.type == "cpu" else 1)
         try:
             found = sliding_window(
                 given, forward_on(where), window=size, overlap=overlap, batch_size=at_once, progress=progress

@@ -12,7 +12,7 @@ PACKAGE = "lorkd_monailabel"
 ROWS = (
     ("departments", "demo_data"),
     ("prompts",),
-    ("everything", "stopwatch", "drafts"),
+    ("everything", "stopwatch", "drafts", "shipped"),
     ("torch_files", "encoders", "grids"),
     (
         "grids",
@@ -24,11 +24,13 @@ ROWS = (
         "text_encoder",
         "sliding_window",
         "devices",
+        "process",
+        "cores",
     ),
     ("layers", "memory", "masks", "dicom_grids", "dicom_seg"),
     ("experts", "headers", "audit", "json_files", "pins"),
     ("store",),
-    ("candidates", "revisions"),
+    ("candidates", "revisions", "truncation"),
     ("checkpoints", "teachers"),
     ("answers", "jobs"),
     ("predictor", "learning"),
@@ -41,7 +43,7 @@ ROWS = (
     ("commands",),
     ("cli",),
 )
-VOCABULARY = {"departments", "demo_data", "prompts", "everything", "stopwatch", "drafts"}
+VOCABULARY = {"departments", "demo_data", "prompts", "everything", "stopwatch", "drafts", "shipped"}
 HOSTED = {"tasks", "sources", "app", "front_door", "routes", "asgi", "main", "cli"}  # may import monailabel
 CLIENTS = {"train/demo.py"}  # a recipe that is a client of the server
 SLICER = {"numpy", "vtk", "qt", "ctk", "slicer", "SampleData", "LoRKD", "LoRKDLib", "__main__"}

@@ -145,7 +145,9 @@ def test_other_errors_and_cancel_pass():
 
 @pytest.mark.parametrize(("window", "together"), [((8, 8, 8), 4), ((40, 40, 40), 4), ((48, 48, 48), 2), ((96,) * 3, 1)])
 def test_small_windows_come_together(window, together):
-    assert windows_at_once(window) == together
+    assert windows_at_once(window) == windows_at_once(window, 2) == together
+    assert windows_at_once(window, 8) == (16 if together == 4 else together)
+    assert windows_at_once(window, 128) == (32 if together == 4 else together)
 
 
 @pytest.mark.parametrize(("fast", "length", "given"), [(False, 16, 2), (True, 16, 1), (False, 64, 1)])

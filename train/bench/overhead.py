@@ -2,11 +2,12 @@
 
     python -m train.bench.overhead IMAGE [--text "liver; spleen; left kidney"] [--voxels 33e6] [--output FOLDER]
 
-A request reads the image, segments and writes the label map. A server has the image at hand where it was asked about it
-before, or where a client was given it, or sent it: then it was read ahead. The forward passes take its windows as a
-request does, several at once; next to them stands what one after the other takes. A first request
-finds its department not fused yet, in a process that has served another. --voxels enlarges the image first, for there
-are larger ones in hospitals. The process is tuned as the server's is.
+A request reads the image, segments and writes the label map. A server has the image at hand where it was asked about
+it before, or where a client was given it, or sent it: then it was read ahead. The forward passes take its windows
+several at once, each layer on all cores; next to them stands what one after the other takes, and what they take side
+by side, as a request computes them. A first request finds its department not fused yet, in a process that has served
+another. --voxels enlarges the image first, for there are larger ones in hospitals. The process is tuned as the
+server's is.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from lorkd_monailabel.commands.options import store_folder
+from lorkd_monailabel.cores import spread
 from lorkd_monailabel.devices import has_fast_bf16
 from lorkd_monailabel.label_maps import write_label_map
 from lorkd_monailabel.masks import masks_of, shows_nothing
@@ -38,6 +40,7 @@ from train.bench.timing import Way, measure
 TEXT = "liver; spleen; left kidney"
 FLOOR = "forward passes"
 SINGLY = "window after window"
+SPREAD = "side by side"
 QUICK_VOXELS = 20_000
 
 
@@ -93,7 +96,7 @@ def resized(path: Path, out: Path, voxels: int) -> str:
 
 
 def ways_of(image: Path, targets: Sequence[Target], store: ExpertStore, *, device: str, rounds: int) -> list[Way]:
-    """Give the forward passes, also singly, the request, that of an image at hand, and the first of a department."""
+    """Give the forward passes in three ways, the request, that of an image at hand, and the first of a department."""
     warm, output = Predictor(store, device=device), image.with_name("label.nii.gz")
     own = targets[0].structure.department
     others = [name for name in store.departments() if name != own]
@@ -116,6 +119,7 @@ def ways_of(image: Path, targets: Sequence[Target], store: ExpertStore, *, devic
     ways = [
         Way(FLOOR, passes(windows, targets, warm)),
         Way(SINGLY, passes(single, targets, warm)),
+        Way(SPREAD, passes(windows, targets, warm, spread)),
         Way("request", lambda: request(warm, read_volume(image))),
         Way("image at hand", lambda: request(warm, at_hand())),
     ]
@@ -149,15 +153,23 @@ def windows_of(image: Path, targets: Sequence[Target], predictor: Predictor) -> 
     return windows
 
 
-def passes(windows: Sequence[Tensor], targets: Sequence[Target], predictor: Predictor) -> Callable[[], None]:
-    """Give what computes windows and nothing else."""
+def passes(
+    windows: Sequence[Tensor],
+    targets: Sequence[Target],
+    predictor: Predictor,
+    through: Callable[[Callable[[Tensor], Tensor], Tensor], Tensor] = lambda network, windows: network(windows),
+) -> Callable[[], None]:
+    """Give what computes windows and nothing else, through what calls the network with each batch of them."""
     fused, fast = predictor.fused(targets[0].structure.department), has_fast_bf16(predictor.device)
     queries = fused.queries.queries([target.structure.name for target in targets], "ct").to(predictor.device)
 
-    def run() -> None:
+    def network(given: Tensor) -> Tensor:
         with torch.no_grad(), torch.autocast(predictor.device.type, torch.bfloat16, enabled=fast):
-            for window in windows:
-                fused.network(window, queries)
+            return fused.network(given, queries)
+
+    def run() -> None:
+        for window in windows:
+            through(network, window)
 
     return run
 

@@ -92,6 +92,7 @@ def test_quick_overhead(tmp_path, capsys, scan):
     assert list(rows) == [
         "forward passes",
         "window after window",
+        "side by side",
         "request",
         "image at hand",
         "first request of a department",
