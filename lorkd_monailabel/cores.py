@@ -1,7 +1,7 @@
 """Cores: parts of a batch are computed side by side, each with its share of the cores.
 
 Where all cores compute one layer, all wait for the slowest at its end, and a network of few channels has little between
-one end and the next. A core that has windows of its own waits for none: on two, a twelfth of the time is saved.
+one end and the next. A core that has windows of its own waits for none: on two, a tenth of the time is saved.
 """
 
 from collections.abc import Callable
