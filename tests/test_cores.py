@@ -1,6 +1,7 @@
 """Tests of lorkd_monailabel.cores."""
 
 import threading
+import time
 
 import pytest
 import torch
@@ -45,12 +46,17 @@ def test_what_is_on_a_device_is_not_parted(four_cores):
     assert seen == [(3, 2)]
 
 
-def test_an_error_of_a_part_is_that_of_the_whole(four_cores):
+def test_an_error_of_a_part_is_that_of_the_whole_when_all_are_over(four_cores):
+    over = []
+
     def work(part: torch.Tensor) -> torch.Tensor:
-        if part.min() > 2:
+        if part.min() < 2:
             raise RuntimeError("DefaultCPUAllocator: not enough memory")
+        time.sleep(0.2)
+        over.append(len(part))
         return part
 
     with pytest.raises(RuntimeError, match="not enough memory"):
         spread(work, torch.arange(8.0))
-    assert torch.equal(spread(work, torch.ones(8)), torch.ones(8))
+    assert over == [2, 2, 2]
+    assert torch.equal(spread(work, torch.full((8,), 3.0)), torch.full((8,), 3.0))

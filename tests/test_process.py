@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -70,10 +71,16 @@ def test_numpys_solvers_have_one_thread_unless_told_otherwise() -> None:
     assert after == before  # 2, but for machines of one core
 
 
-def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process.sys, "platform", "win32")
-    monkeypatch.setattr(process.ctypes, "CDLL", lambda name: pytest.fail("there is no such library"))
+@pytest.mark.parametrize(
+    ("platform", "has", "called"),
+    [("linux", ["malloc_trim"], [0]), ("linux", [], []), ("win32", ["malloc_trim"], [])],
+    ids=["glibc", "musl", "Windows"],
+)
+def test_other_systems_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch, platform: str, has: list[str], called: list[int]
+) -> None:
+    given: list[int] = []
+    monkeypatch.setattr(process.sys, "platform", platform)
+    monkeypatch.setattr(process.ctypes, "CDLL", lambda name: SimpleNamespace(**dict.fromkeys(has, given.append)))
     process.hand_back()
-    monkeypatch.setattr(process.sys, "platform", "linux")
-    monkeypatch.setattr(process.ctypes, "CDLL", lambda name: object())  # as musl's, without malloc_trim
-    process.hand_back()
+    assert given == called

@@ -3,11 +3,10 @@
     python -m train.bench.overhead IMAGE [--text "liver; spleen; left kidney"] [--voxels 33e6] [--output FOLDER]
 
 A request reads the image, segments and writes the label map. A server has the image at hand where it was asked about
-it before, or where a client was given it, or sent it: then it was read ahead. The forward passes take its windows
-several at once, each layer on all cores; next to them stands what one after the other takes, and what they take side
-by side, as a request computes them. A first request finds its department not fused yet, in a process that has served
-another. --voxels enlarges the image first, for there are larger ones in hospitals. The process is tuned as the
-server's is.
+it before, or where a client was given it, or sent it: then it was read ahead. The forward passes take its windows as a
+request does, several at once and side by side; next to them stands what they take with each layer on all cores, and
+one after the other. A first request finds its department not fused yet, in a process that has served another. --voxels
+enlarges the image first, for there are larger ones in hospitals. The process is tuned as the server's is.
 """
 
 import argparse
@@ -39,8 +38,8 @@ from train.bench.timing import Way, measure
 
 TEXT = "liver; spleen; left kidney"
 FLOOR = "forward passes"
+TOGETHER = "each layer on all cores"
 SINGLY = "window after window"
-SPREAD = "side by side"
 QUICK_VOXELS = 20_000
 
 
@@ -117,9 +116,9 @@ def ways_of(image: Path, targets: Sequence[Target], store: ExpertStore, *, devic
     windows = windows_of(image, targets, warm)
     single = [window for several in windows for window in several.split(1)]
     ways = [
-        Way(FLOOR, passes(windows, targets, warm)),
+        Way(FLOOR, passes(windows, targets, warm, spread)),
+        Way(TOGETHER, passes(windows, targets, warm)),
         Way(SINGLY, passes(single, targets, warm)),
-        Way(SPREAD, passes(windows, targets, warm, spread)),
         Way("request", lambda: request(warm, read_volume(image))),
         Way("image at hand", lambda: request(warm, at_hand())),
     ]

@@ -91,8 +91,8 @@ def test_quick_overhead(tmp_path, capsys, scan):
     rows = {row["way"]: row for row in read(tmp_path / "overhead.csv")}
     assert list(rows) == [
         "forward passes",
+        "each layer on all cores",
         "window after window",
-        "side by side",
         "request",
         "image at hand",
         "first request of a department",
