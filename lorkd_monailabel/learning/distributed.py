@@ -8,6 +8,7 @@ A failure on one ends all, see ``learning.alarm``.
 """
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ BUCKET_BYTES = 32 * 1024**2
 
 TIMEOUT = timedelta(hours=6)
 """The first process may prepare many cases while the others wait; a process that dies is noticed in a second."""
+
+SETTLE_S = 0.2
+"""Between the last message and the end of a process; a thread of gloo needs microseconds of it."""
 
 CPU = torch.device("cpu")
 
@@ -184,6 +188,9 @@ def joined(device: str = "", *, describe: Describe, announce: Announce) -> Itera
         yield world
         world.barrier()
     dist.destroy_process_group()
+    # A thread of gloo lets go of what it sent last after its receivers went on, and needs the interpreter for that.
+    # Sharded networks keep those threads alive beyond the group, and one that asks an ending interpreter aborts it.
+    time.sleep(SETTLE_S)
 
 
 def process_device(name: str, local_rank: int) -> torch.device:
