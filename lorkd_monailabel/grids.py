@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import nibabel
 import numpy as np
 
+Box = tuple[slice, slice, slice]
+
 _SAME_PLACE_VOXELS = 0.1
 
 

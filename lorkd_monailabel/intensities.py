@@ -5,10 +5,13 @@ from typing import Literal
 
 import numpy as np
 
+from lorkd_monailabel.cores import each, pieces
+
 INTENSITIES = ("fixed", "sat")
 """Ways to normalise: this project's own, and that of SAT and of the released LoRKD networks."""
 
 _CT = np.float32(-500), np.float32(1000)
+_PIECE_VOXELS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -82,4 +85,5 @@ def guess_modality(array: np.ndarray) -> Literal["ct", "mri"]:
     magnetic resonance are not negative, but for the few voxels where resampling by splines overshot, which is why a
     share decides and not the minimum. A CT stored without its offset must be named.
     """
-    return "ct" if array.size and np.count_nonzero(array <= -50) >= 0.01 * array.size else "mri"
+    low = sum(each(lambda piece: np.count_nonzero(piece <= -50), pieces(array, _PIECE_VOXELS)))
+    return "ct" if array.size and low >= 0.01 * array.size else "mri"

@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
+from lorkd_monailabel.cores import each, slabs
 from lorkd_monailabel.departments import LATERALITY, Structure
 from lorkd_monailabel.drafts import draft_of, packed
 from lorkd_monailabel.volumes import Box, Grid
@@ -23,7 +24,7 @@ _REGION_LIST = "Anatomic codes - DICOM master list"
 THRESHOLD = 0.5
 """Probability above which a voxel belongs to a structure."""
 
-_SLAB_VOXELS = 1 << 17  # what is done with a slab of so many stays in a core's cache
+_SLAB_VOXELS = 1 << 17  # what is done with planes of so many stays in a core's cache
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,10 @@ class Overlap:
 
 @dataclass(frozen=True, eq=False)
 class LabelMap:
-    """Array (X, Y, Z) uint8 or uint16 of segment values, 0 where there is none, on the grid of the volume."""
+    """Array (X, Y, Z) uint8 or uint16 of segment values, 0 where there is none, on the grid of the volume.
+
+    It is written without a copy where X is innermost in memory, as in all files.
+    """
 
     array: np.ndarray
     grid: Grid
@@ -74,8 +78,8 @@ class Merging:
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
-        self._labels: np.ndarray = np.zeros(grid.shape, np.uint8)
-        self._best = np.zeros(grid.shape, np.float32)
+        self._labels: np.ndarray = np.zeros(grid.shape, np.uint8, order="F")
+        self._best = np.zeros(grid.shape, np.float32, order="F")
         self._segments: list[Segment] = []
         self._claims: list[tuple[Segment, Box, np.ndarray]] = []
         self._overlaps: list[Overlap] = []
@@ -85,7 +89,7 @@ class Merging:
 
         Args:
             segment: its structure and value.
-            probability: float array (X, Y, Z) on the grid, or on a part of it.
+            probability: float array (X, Y, Z) on the grid, or on a part of it; X innermost in memory is quickest.
             part: the part, beyond which nothing is claimed.
 
         Raises:
@@ -97,22 +101,24 @@ class Merging:
             self._labels = self._labels.astype(np.uint16)
         box = part or (slice(0, self._grid.shape[0]), slice(0, self._grid.shape[1]), slice(0, self._grid.shape[2]))
         x, y, z = probability.shape
-        bits = np.empty((x, y, -(-z // 8)), np.uint8)  # all that is kept of a claim
-        common = [0] * len(self._claims)
-        step = max(1, _SLAB_VOXELS // max(1, y * z))
-        for start in range(0, x, step):
-            candidate = probability[start : start + step].astype(np.float32, copy=False)
-            first = box[0].start + start
-            slab = slice(first, first + len(candidate)), box[1], box[2]
+        bits = np.empty((-(-x // 8), y, z), np.uint8)  # all that is kept of a claim
+
+        def claim(planes: slice) -> list[int]:
+            """Merges some planes; the voxels that they have in common with each earlier claim."""
+            candidate = probability[:, :, planes].astype(np.float32, copy=False)
+            slab = box[0], box[1], slice(box[2].start + planes.start, box[2].start + planes.stop)
             labels, best = self._labels[slab], self._best[slab]
             claimed = candidate > THRESHOLD
             contested = claimed & (labels > 0)
-            if contested.any():
-                for index, (_, other_box, other_bits) in enumerate(self._claims):
-                    common[index] += _voxels_in_common(contested, slab, other_bits, other_box)
-            bits[start : start + step] = np.packbits(claimed, axis=2)
+            bits[:, :, planes] = np.packbits(claimed, axis=0)
             np.copyto(labels, labels.dtype.type(segment.value), where=claimed & (candidate > best))
             np.fmax(best, candidate, out=best)  # also where nobody claims: what claims there is higher
+            if not contested.any():
+                return [0] * len(self._claims)
+            return [_voxels_in_common(contested, slab, other, other_box) for _, other_box, other in self._claims]
+
+        counted = each(claim, slabs(z, _SLAB_VOXELS // max(1, x * y)))
+        common = [sum(counts) for counts in zip(*counted, strict=True)] or [0] * len(self._claims)
         self._overlaps += [
             Overlap(other.structure.name, segment.structure.name, voxels)
             for (other, _, _), voxels in zip(self._claims, common, strict=True)
@@ -126,11 +132,18 @@ class Merging:
 
     def found(self) -> dict[int, Found]:
         """Gives for each value what its segment has in the label map: the voxels that it won."""
-        found = dict.fromkeys((segment.value for segment in self._segments), Found(0, None))
-        for segment, box, _ in self._claims:
-            own = self._best[box][self._labels[box] == segment.value]
-            found[segment.value] = Found(own.size, float(own.mean(dtype=np.float64)) if own.size else None)
-        return found
+        return {segment.value: self._won(segment, box) for segment, box, _ in self._claims}
+
+    def _won(self, segment: Segment, box: Box) -> Found:
+        labels, best = self._labels[box].T, self._best[box].T
+
+        def of(planes: slice) -> tuple[int, float]:
+            own = best[planes][labels[planes] == segment.value]
+            return own.size, float(own.sum(dtype=np.float64))
+
+        won = each(of, slabs(len(labels), _SLAB_VOXELS // max(1, labels[:1].size)))
+        voxels = sum(count for count, _ in won)
+        return Found(voxels, sum(total for _, total in won) / voxels if voxels else None)
 
 
 def check_segment(
@@ -151,29 +164,8 @@ def check_segment(
         raise ValueError(f"value {segment.value} of {name} is taken, but each segment needs its own; number them anew")
 
 
-def bounding_box(mask: np.ndarray) -> Box | None:
-    """Gives the smallest box that holds all of an array (X, Y, Z) that is not 0; None where all is."""
-    box = []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        where = np.flatnonzero(mask.any(axis=others))
-        if where.size == 0:
-            return None
-        box.append(slice(int(where[0]), int(where[-1]) + 1))
-        mask = mask[(slice(None),) * axis + (box[-1],)]  # what is outside has not to be looked at again
-    return box[0], box[1], box[2]
-
-
-def shifted(box: Box, part: Box | None) -> Box:
-    """Gives a box within a part of a grid as a box of the grid."""
-    if part is None:
-        return box
-    x, y, z = (slice(own.start + of.start, own.stop + of.start) for own, of in zip(box, part, strict=True))
-    return x, y, z
-
-
 def _voxels_in_common(mask: np.ndarray, box: Box, bits: np.ndarray, bits_box: Box) -> int:
-    """Counts the voxels of a mask of one box that are also set in the bits (packed along Z) of another box."""
+    """Counts the voxels of a mask of one box that are also set in the bits (packed along X) of another box."""
     starts = [max(one.start, other.start) for one, other in zip(box, bits_box, strict=True)]
     stops = [min(one.stop, other.stop) for one, other in zip(box, bits_box, strict=True)]
     if any(start >= stop for start, stop in zip(starts, stops, strict=True)):
@@ -181,7 +173,7 @@ def _voxels_in_common(mask: np.ndarray, box: Box, bits: np.ndarray, bits_box: Bo
     common = list(zip(starts, stops, strict=True))
     x, y, z = (slice(a - one.start, b - one.start) for (a, b), one in zip(common, box, strict=True))
     u, v, w = (slice(a - one.start, b - one.start) for (a, b), one in zip(common, bits_box, strict=True))
-    other = np.unpackbits(bits[u, v], axis=2, count=bits_box[2].stop - bits_box[2].start)[:, :, w]
+    other = np.unpackbits(bits[:, v, w], axis=0, count=bits_box[0].stop - bits_box[0].start)[u]
     return int(np.count_nonzero(mask[x, y, z] & other.astype(bool)))
 
 
@@ -209,12 +201,7 @@ def write_label_map(label_map: LabelMap, path: str | Path) -> None:
 
 
 def _write_nifti(label_map: LabelMap, path: Path) -> None:
-    # NIfTI has the first axis innermost; of all the nothing around the structures only the order changes
-    array = np.zeros(label_map.array.shape, label_map.array.dtype, order="F")
-    box = bounding_box(label_map.array)
-    if box is not None:
-        array[box] = label_map.array[box]
-    image = nibabel.Nifti1Image(array, label_map.grid.affine)
+    image = nibabel.Nifti1Image(label_map.array, label_map.grid.affine)
     image.header.set_xyzt_units("mm")
     image.set_sform(label_map.grid.affine, code=1)
     image.set_qform(label_map.grid.affine, code=1)

@@ -18,9 +18,7 @@ from lorkd_monailabel.label_maps import (
     Found,
     LabelMap,
     Segment,
-    bounding_box,
     check_segment,
-    shifted,
     slicer_fields,
     write_label_map,
 )
@@ -83,7 +81,7 @@ class Layering:
         free = (layer for layer, array in enumerate(self._arrays) if not array[box][claimed].any())
         layer = next(free, len(self._arrays))
         if layer == len(self._arrays):
-            self._arrays.append(np.zeros(self._grid.shape, np.uint8))
+            self._arrays.append(np.zeros(self._grid.shape, np.uint8, order="F"))
         if segment.value > np.iinfo(self._arrays[layer].dtype).max:
             self._arrays[layer] = self._arrays[layer].astype(np.uint16)
         self._arrays[layer][box][claimed] = segment.value
@@ -94,7 +92,7 @@ class Layering:
 
     def layers(self) -> Layers:
         """Gives what was added so far."""
-        arrays = self._arrays or [np.zeros(self._grid.shape, np.uint8)]
+        arrays = self._arrays or [np.zeros(self._grid.shape, np.uint8, order="F")]
         dtype = np.result_type(*arrays)
         same = tuple(array.astype(dtype, copy=False) for array in arrays)
         return Layers(same, self._grid, tuple(self._segments), tuple(self._layers))
@@ -102,6 +100,27 @@ class Layering:
     def found(self) -> dict[int, Found]:
         """Gives for each value the voxels that its segment claims, whoever else claims them too."""
         return dict(self._found)
+
+
+def bounding_box(mask: np.ndarray) -> Box | None:
+    """Gives the smallest box that holds all of an array (X, Y, Z) that is not 0; None where all is."""
+    planes = np.flatnonzero(mask.max(axis=(1, 2), initial=0))
+    if planes.size == 0:
+        return None
+    shadow = mask[planes[0] : planes[-1] + 1].max(axis=0)
+    x, y, z = (
+        slice(int(where[0]), int(where[-1]) + 1)
+        for where in (planes, np.flatnonzero(shadow.max(axis=1)), np.flatnonzero(shadow.max(axis=0)))
+    )
+    return x, y, z
+
+
+def shifted(box: Box, part: Box | None) -> Box:
+    """Gives a box within a part of a grid as a box of the grid."""
+    if part is None:
+        return box
+    x, y, z = (slice(own.start + of.start, own.stop + of.start) for own, of in zip(box, part, strict=True))
+    return x, y, z
 
 
 def write_layers(layers: Layers, path: str | Path) -> None:

@@ -16,8 +16,9 @@ from lorkd_monailabel.devices import has_fast_bf16
 from lorkd_monailabel.label_maps import THRESHOLD
 from lorkd_monailabel.memory import Size, attempts, is_out_of_memory, on_cpu
 from lorkd_monailabel.networks.segmenter import Segmenter
+from lorkd_monailabel.resampling import resample, within_reach
 from lorkd_monailabel.sliding_window import sliding_window
-from lorkd_monailabel.volumes import Box, Grid, resample, within_reach
+from lorkd_monailabel.volumes import Box, Grid
 
 MOST_AT_ONCE = 32
 Forward = Callable[[Tensor], Tensor]
@@ -35,7 +36,7 @@ def network_masks(
     overlap: float,
     progress: Callable[[int, int], bool],
 ) -> tuple[Tensor, str | None]:
-    """Gives the probabilities that a network finds for queries in an image; 0 where a window ``shows_nothing``.
+    """Gives the probabilities that a network finds for queries in an image; 0 in windows of one value alone.
 
     Args:
         network: in evaluation mode, on the device.
@@ -64,11 +65,15 @@ def network_masks(
             return logits.float().sigmoid()
 
         def forward(windows: Tensor) -> Tensor:
-            masks = windows.new_zeros((len(windows), len(queries), *windows.shape[2:]))
-            shown = [not shows_nothing(window) for window in windows]
-            if any(shown):
-                given = windows[shown].to(where, memory_format=torch.channels_last_3d)
-                masks[shown] = spread(probabilities, given).to(masks)
+            shown = that_show_something(windows)
+            if not shown.any():
+                return windows.new_zeros((len(windows), len(queries), *windows.shape[2:]))
+            given = windows if shown.all() else windows[shown]
+            found = spread(probabilities, given.to(where, memory_format=torch.channels_last_3d)).to(windows)
+            if len(found) == len(windows):
+                return found
+            masks = windows.new_zeros((len(windows), *found.shape[1:]))
+            masks[shown] = found
             return masks
 
         return forward
@@ -78,9 +83,14 @@ def network_masks(
     )
 
 
-def shows_nothing(windows: Tensor) -> bool:
-    """Whether all voxels are alike, as in the air around a patient: nothing is there, and no network is asked."""
-    return bool(windows.min() == windows.max())
+def that_show_something(windows: Tensor) -> Tensor:
+    """Says of windows (B, C, X, Y, Z) which have voxels that differ; in the air around a patient no network is asked.
+
+    Returns:
+        (B,) truth values.
+    """
+    low, high = windows.flatten(1).aminmax(dim=1)
+    return low < high
 
 
 def _in_pairs(windows: Tensor) -> Tensor:
@@ -165,18 +175,22 @@ def brought_back(mask: Tensor, source: Grid, target: Grid) -> tuple[np.ndarray, 
     Linear interpolation never exceeds the voxels that it draws from, so what is left out is not above it.
 
     Returns:
-        The array (X, Y, Z) of a part of the target, empty where nothing can be above the threshold, and the part.
+        The array (X, Y, Z), X innermost in memory as in files, of a part of the target, empty where nothing can be
+        above the threshold, and the part.
     """
     box = _box_above_threshold(mask)
     part = None if box is None else within_reach(box, source, target)
     if part is None:
         return np.zeros((0, 0, 0), np.float32), (slice(0, 0), slice(0, 0), slice(0, 0))
+    x, y, z = part
+    turned = Grid((target.shape[2], target.shape[1], target.shape[0]), target.affine[:, [2, 1, 0, 3]])
+    mask = mask.transpose(0, 2).contiguous().transpose(0, 2)[None]  # while it is small
     try:
-        return resample(mask[None], source, target, "linear", part=part)[0].cpu().numpy(), part
+        return resample(mask, source, turned, "linear", part=(z, y, x))[0].cpu().numpy().T, part
     except RuntimeError as error:
         if not mask.is_cuda or not is_out_of_memory(error):
             raise
-    return resample(mask[None].cpu(), source, target, "linear", part=part)[0].numpy(), part
+    return resample(mask.cpu(), source, turned, "linear", part=(z, y, x))[0].numpy().T, part
 
 
 def _box_above_threshold(mask: Tensor) -> Box | None:

@@ -28,7 +28,8 @@ def sliding_window(
 
     Args:
         image: floating point (C, X, Y, Z).
-        network: windows (B, C, *window) -> (B, N, *window); B is at most the batch size.
+        network: windows (B, C, *window) -> (B, N, *window), new at each call, as it is weighted in place; B is at most
+            the batch size.
         window: size in voxels.
         overlap: share of a window that its neighbour covers too, from 0 to below 1.
         batch_size: windows in one call of the network.
@@ -71,8 +72,7 @@ def sliding_window(
             )
         done += len(windows)
         report()
-        # a copy always, as monai multiplies in place what it gets, which may be the image or the network's own
-        return result.to(windows, copy=True)
+        return result.to(windows)
 
     report()
     with torch.no_grad():

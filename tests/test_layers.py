@@ -16,6 +16,7 @@ ROWS = (
     ("torch_files", "encoders", "grids"),
     (
         "grids",
+        "resampling",
         "volumes",
         "intensities",
         "volume_files",

@@ -17,10 +17,11 @@ from lorkd_monailabel.experts import Base, Expert, fuse
 from lorkd_monailabel.networks.segmenter import build_segmenter
 from lorkd_monailabel.predictor import Predictor
 from lorkd_monailabel.prompts import Target
+from lorkd_monailabel.resampling import resample
 from lorkd_monailabel.sliding_window import Cancelled
 from lorkd_monailabel.store import ExpertStore
 from lorkd_monailabel.text_encoder import QueryTable
-from lorkd_monailabel.volumes import Grid, Volume, canonical_grid, normalise, resample
+from lorkd_monailabel.volumes import Grid, Volume, canonical_grid, normalise
 
 MakeExpert = Callable[..., Expert]
 BIAS = "mask_embedding.2.bias"  # its last element is added to every logit

@@ -7,14 +7,8 @@ import pytest
 import torch
 
 from lorkd_monailabel.intensities import normalise
-from lorkd_monailabel.volumes import (
-    Grid,
-    Volume,
-    canonical_grid,
-    canonical_image,
-    resample,
-    three,
-)
+from lorkd_monailabel.resampling import resample
+from lorkd_monailabel.volumes import Grid, Volume, canonical_grid, canonical_image, three
 from tests.test_grids import oblique_grid, rotation
 
 
@@ -118,7 +112,7 @@ def test_slabs_agree_with_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     target = canonical_grid(grid, 1.0)
     image = torch.randn(3, *grid.shape)
     whole = resample(image, grid, target, "linear")
-    monkeypatch.setattr("lorkd_monailabel.volumes._CHUNK_ELEMENTS", 5000)
+    monkeypatch.setattr("lorkd_monailabel.resampling._CHUNK_ELEMENTS", 5000)
     assert torch.equal(resample(image, grid, target, "linear"), whole)
 
 

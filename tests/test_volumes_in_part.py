@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from lorkd_monailabel.volumes import Grid, canonical_grid, resample, within_reach
+from lorkd_monailabel.resampling import resample, within_reach
+from lorkd_monailabel.volumes import Grid, canonical_grid
 
 
 def oblique_grid() -> Grid:
@@ -57,3 +58,25 @@ def test_between_two_voxels_there_may_be_nothing_to_draw_on() -> None:
     source, target = Grid((9, 9, 9), np.eye(4)), Grid((2, 2, 2), np.diag([8.0, 8.0, 8.0, 1.0]))
     box = slice(4, 5), slice(0, 9), slice(0, 9)
     assert within_reach(box, source, target) is None
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("spacing", [0.7, 1.3, 5.0])
+def test_slabs_that_cores_share_make_up_the_whole(
+    monkeypatch: pytest.MonkeyPatch, spacing: float, order: Literal["C", "F"]
+) -> None:
+    source = oblique_grid()
+    target = canonical_grid(source, spacing)
+    values = np.random.default_rng(0).integers(-1000, 1000, source.shape).astype(np.int16)
+    image = torch.from_numpy(np.asarray(values, order=order))[None]
+    whole = resample(image.float(), source, target, "linear")
+    seen = []
+
+    def first(drawn: torch.Tensor) -> torch.Tensor:
+        seen.append(drawn.numel())
+        return drawn.float()
+
+    monkeypatch.setattr("lorkd_monailabel.resampling._SLAB_ELEMENTS", 1000)
+    assert torch.equal(resample(image, source, target, "linear", first=first), whole)
+    assert len(seen) > 4
+    assert max(seen) < image.numel() / 2

@@ -30,8 +30,9 @@ from lorkd_monailabel.learning.metrics import dice, surface_dice
 from lorkd_monailabel.predictor import OVERLAP, Predictor
 from lorkd_monailabel.process import tune
 from lorkd_monailabel.prompts import Target
+from lorkd_monailabel.resampling import resample
 from lorkd_monailabel.store import ExpertStore
-from lorkd_monailabel.volumes import Grid, canonical_grid, read_labels, read_volume, resample, same_grid
+from lorkd_monailabel.volumes import Grid, canonical_grid, read_labels, read_volume, same_grid
 from train.config import parse
 from train.reporting.provenance import provenance
 from train.scoring.intervals import Resamples

@@ -15,8 +15,9 @@ from lorkd_monailabel.masks import network_masks
 from lorkd_monailabel.networks.segmenter import Segmenter
 from lorkd_monailabel.predictor import Fused, Predictor
 from lorkd_monailabel.prompts import Target
+from lorkd_monailabel.resampling import resample
 from lorkd_monailabel.store import load_base
-from lorkd_monailabel.volumes import Grid, Volume, canonical_image, resample
+from lorkd_monailabel.volumes import Grid, Volume, canonical_image
 
 ENTROPY, REVISIONS, FOUNDATION = "entropy", "revisions", "foundation"
 MEASURES = (ENTROPY, REVISIONS, FOUNDATION)

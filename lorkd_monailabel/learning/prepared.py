@@ -25,8 +25,9 @@ import numpy as np
 import torch
 
 from lorkd_monailabel.learning.cases import Case
+from lorkd_monailabel.resampling import resample
 from lorkd_monailabel.teachers.masks import StoredMasks, read_masks
-from lorkd_monailabel.volumes import Grid, canonical_image, read_labels, read_volume, resample, same_grid, three
+from lorkd_monailabel.volumes import Grid, canonical_image, read_labels, read_volume, same_grid, three
 
 PREPARED_FORMAT = 3
 ENTRY = "entry.json"

@@ -17,9 +17,10 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from lorkd_monailabel.resampling import resample
 from lorkd_monailabel.teachers.names import structure_named
 from lorkd_monailabel.volume_files import read_volume_file
-from lorkd_monailabel.volumes import Grid, read_labels, resample, same_grid
+from lorkd_monailabel.volumes import Grid, read_labels, same_grid
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 _FORM = 'give {"path": FILE, "values": {NAME: [NUMBER]}} or {"folder": FOLDER}'

@@ -23,15 +23,16 @@ from lorkd_monailabel.commands.options import store_folder
 from lorkd_monailabel.cores import spread
 from lorkd_monailabel.devices import has_fast_bf16
 from lorkd_monailabel.label_maps import write_label_map
-from lorkd_monailabel.masks import masks_of, shows_nothing
+from lorkd_monailabel.masks import masks_of, that_show_something
 from lorkd_monailabel.memory import announced
 from lorkd_monailabel.predictor import Predictor
 from lorkd_monailabel.process import tune
 from lorkd_monailabel.prompts import Target, resolve
+from lorkd_monailabel.resampling import resample
 from lorkd_monailabel.store import ExpertStore
 from lorkd_monailabel.tasks.last_volume import LastVolume
 from lorkd_monailabel.volume_files import VolumeFile, read_volume_file, write_nifti
-from lorkd_monailabel.volumes import Grid, Volume, canonical_grid, canonical_image, read_volume, resample
+from lorkd_monailabel.volumes import Grid, Volume, canonical_grid, canonical_image, read_volume
 from train.bench.command import add_options, apply
 from train.bench.report import write_report
 from train.bench.timing import Way, measure
@@ -135,8 +136,8 @@ def windows_of(image: Path, targets: Sequence[Target], predictor: Predictor) -> 
     windows: list[Tensor] = []
 
     def kept(given: Tensor) -> Tensor:
-        shown = [not shows_nothing(window) for window in given]
-        if any(shown):
+        shown = that_show_something(given)
+        if shown.any():
             windows.append(given[shown].to(predictor.device, memory_format=torch.channels_last_3d))
         return torch.zeros(len(given), len(targets), *given.shape[2:])
 

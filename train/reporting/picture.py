@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lorkd_monailabel.departments import structure
-from lorkd_monailabel.volumes import Grid, canonical_grid, read_labels, read_volume, resample
+from lorkd_monailabel.resampling import resample
+from lorkd_monailabel.volumes import Grid, canonical_grid, read_labels, read_volume
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
