@@ -79,7 +79,7 @@ class Merging:
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
         self._labels: np.ndarray = np.zeros(grid.shape, np.uint8, order="F")
-        self._best = np.zeros(grid.shape, np.float32, order="F")
+        self._best = np.empty(grid.shape, np.float32, order="F")  # where there is a label; the rest is not touched
         self._segments: list[Segment] = []
         self._claims: list[tuple[Segment, Box, np.ndarray]] = []
         self._overlaps: list[Overlap] = []
@@ -111,11 +111,13 @@ class Merging:
             claimed = candidate > THRESHOLD
             contested = claimed & (labels > 0)
             bits[:, :, planes] = np.packbits(claimed, axis=0)
-            np.copyto(labels, labels.dtype.type(segment.value), where=claimed & (candidate > best))
-            np.fmax(best, candidate, out=best)  # also where nobody claims: what claims there is higher
-            if not contested.any():
-                return [0] * len(self._claims)
-            return [_voxels_in_common(contested, slab, other, other_box) for _, other_box, other in self._claims]
+            counts = [0] * len(self._claims)
+            if contested.any():
+                counts = [_voxels_in_common(contested, slab, other, other_box) for _, other_box, other in self._claims]
+                claimed[contested] = candidate[contested] > best[contested]
+            np.copyto(labels, labels.dtype.type(segment.value), where=claimed)
+            np.copyto(best, candidate, where=claimed)
+            return counts
 
         counted = each(claim, slabs(z, _SLAB_VOXELS // max(1, x * y)))
         common = [sum(counts) for counts in zip(*counted, strict=True)] or [0] * len(self._claims)
