@@ -1,6 +1,6 @@
-"""Resampling: a tensor is brought from one grid to another, axis by axis, in slabs that the cores share.
+"""Resampling: a tensor is brought from one grid to another and back, axis by axis, in slabs that the cores share.
 
-Tensors are (C, X, Y, Z) in the axis order of their grid.
+Tensors are (C, X, Y, Z) in the axis order of their grid, and in any order in memory.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Volumes: read them, bring them to canonical orientation, spacing and intensity, and the exact way back.
+"""Volumes: read them, and bring them to the orientation, spacing and intensity that networks expect.
 
 Arrays are (X, Y, Z) in the file's own axis order; an affine maps voxel indices to RAS+ millimetres. Canonical arrays
 have their axes closest to right, anterior, superior. Batches of tensors are (B, C, X, Y, Z).
