@@ -157,7 +157,7 @@ def check_segment(
         ValueError: one of them does not.
     """
     name = segment.structure.name
-    shape = grid.shape if part is None else tuple(each.stop - each.start for each in part)
+    shape = grid.shape if part is None else tuple(along.stop - along.start for along in part)
     if probability.shape != shape:
         raise ValueError(f"{name} has shape {probability.shape}, but the grid has {shape}; resample it first")
     if not 1 <= segment.value <= 65535:
