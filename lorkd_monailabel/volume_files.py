@@ -7,6 +7,7 @@ Arrays are (X, Y, Z) in the file's own axis order, as ``volumes`` has them; affi
 from __future__ import annotations
 
 import logging
+import math
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _CHUNK_BYTES = 1 << 20
 _MUCH_BYTES = 16 << 20
-_UNPACKING_CORES = 8  # each holds some 20 MiB
+_UNPACKING_CORES = 4  # each holds some 20 MiB, of a file that was made to harm up to 150
 _REAL = "biuf"  # numpy kinds of one real number a voxel
 _NIFTI = (".nii", ".nii.gz")
 _ITK = (".nrrd", ".mha", ".mhd")
@@ -124,14 +125,15 @@ def _read_nifti(path: Path) -> VolumeFile:
 def _voxels(held: ArrayProxy, path: Path) -> np.ndarray:
     """Reads an image's voxels, scl_slope and scl_inter applied.
 
-    ISA-L unpacks in half of nibabel's time. Where there is much to unpack, rapidgzip uses all cores; whatever it does
-    not like is left to ISA-L, which says better what is wrong, if anything is.
+    ISA-L unpacks in half of nibabel's time. Where there is much to unpack, rapidgzip uses several cores; whatever it
+    does not like is left to ISA-L, which says better what is wrong, if anything is. So is a file that holds more than
+    its image: rapidgzip unpacks ahead, whatever comes there.
     """
     if path.suffix.lower() != ".gz":
         return _narrow(held)
     shape_and_place = held.shape, held.dtype, held.offset, held.slope, held.inter
     cores = min(torch.get_num_threads(), _UNPACKING_CORES)
-    if cores > 1 and path.stat().st_size >= _MUCH_BYTES:
+    if cores > 1 and _MUCH_BYTES <= path.stat().st_size <= math.prod(held.shape) * held.dtype.itemsize:
         try:
             with rapidgzip.open(str(path), parallelization=cores) as unpacked:
                 return _narrow(ArrayProxy(unpacked, shape_and_place, mmap=False))

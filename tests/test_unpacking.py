@@ -1,5 +1,6 @@
 """Tests of lorkd_monailabel.volume_files: a .nii.gz that all cores unpack is read as one core reads it."""
 
+import gzip
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -93,4 +94,12 @@ def test_a_small_file_is_not_worth_two_cores(
     packed = image(tmp_path / "image.nii.gz")
     monkeypatch.setattr(volume_files, "_MUCH_BYTES", len(packed) + 1)
     assert read_volume(tmp_path / "image.nii.gz").array.shape == (64, 60, 50)
+    assert opened == []
+
+
+def test_what_holds_more_than_its_image_is_not_unpacked_ahead(tmp_path: Path, opened: list[int]) -> None:
+    image(tmp_path / "small.nii", (8, 8, 8))
+    behind = np.random.default_rng(0).bytes(300_000)
+    (tmp_path / "image.nii.gz").write_bytes(gzip.compress((tmp_path / "small.nii").read_bytes() + behind))
+    assert read_volume(tmp_path / "image.nii.gz").array.shape == (8, 8, 8)
     assert opened == []
