@@ -7,39 +7,31 @@ Arrays are (X, Y, Z) in the file's own axis order, as ``volumes`` has them; affi
 from __future__ import annotations
 
 import logging
-import math
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import nibabel
 import numpy as np
-import rapidgzip
-import torch
-from isal import igzip, igzip_lib
+from isal import igzip_lib
 from nibabel.arrayproxy import ArrayProxy
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
 from lorkd_monailabel.drafts import draft_of, packed
+from lorkd_monailabel.unpacking import voxels
 
 # SimpleITK is imported where it is used, as it costs as much as all else but torch and few volumes need it
 if TYPE_CHECKING:
     import SimpleITK
 
 _LOG = logging.getLogger(__name__)
-_CHUNK_BYTES = 1 << 20
-_MUCH_BYTES = 16 << 20
-_UNPACKING_CORES = 4  # each holds some 20 MiB, of a file that was made to harm up to 150
 _REAL = "biuf"  # numpy kinds of one real number a voxel
 _NIFTI = (".nii", ".nii.gz")
 _ITK = (".nrrd", ".mha", ".mhd")
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _MODALITIES = {"CT": "ct", "MR": "mri"}  # DICOM's words and ours
-KEPT = (np.dtype(np.int8), np.dtype(np.uint8), np.dtype(np.int16))
-"""Types of voxels that are not made float32; uint16 is not among them, as torch can do little with it."""
-
 _DESCRIPTION = "DICOM {}"  # what a NIfTI file made of a DICOM series says of its modality
 UNREADABLE: tuple[type[Exception], ...] = (
     ImageFileError,
@@ -114,51 +106,12 @@ def _read_nifti(path: Path) -> VolumeFile:
         if image.get_data_dtype().kind not in _REAL:
             return VolumeFile(np.empty(image.shape, dtype=image.get_data_dtype()), np.eye(4), None)
         with np.errstate(over="ignore"):
-            array = _voxels(cast("ArrayProxy", image.dataobj), path)
+            array = voxels(cast("ArrayProxy", image.dataobj), path)
     except UNREADABLE as error:
         raise _unreadable(path, error) from error
     described = image.header["descrip"].item().decode("ascii", errors="replace")
     modality = next((own for name, own in _MODALITIES.items() if described == _DESCRIPTION.format(name)), None)
     return VolumeFile(array, np.asarray(image.affine, dtype=np.float64), modality)
-
-
-def _voxels(held: ArrayProxy, path: Path) -> np.ndarray:
-    """Reads an image's voxels, scl_slope and scl_inter applied.
-
-    ISA-L unpacks in half of nibabel's time. Where there is much to unpack, rapidgzip uses several cores; whatever it
-    does not like is left to ISA-L, which says better what is wrong, if anything is. So is a file that holds more than
-    its image: rapidgzip unpacks ahead, whatever comes there.
-    """
-    if path.suffix.lower() != ".gz":
-        return _narrow(held)
-    shape_and_place = held.shape, held.dtype, held.offset, held.slope, held.inter
-    cores = min(torch.get_num_threads(), _UNPACKING_CORES)
-    if cores > 1 and _MUCH_BYTES <= path.stat().st_size <= math.prod(held.shape) * held.dtype.itemsize:
-        try:
-            with rapidgzip.open(str(path), parallelization=cores) as unpacked:
-                return _narrow(ArrayProxy(unpacked, shape_and_place, mmap=False))
-        except (ValueError, RuntimeError, OSError) as error:
-            _LOG.info("%s is unpacked on one core: %s", path, error)
-    with _Unpacking(str(path), "rb") as unpacked:
-        return _narrow(ArrayProxy(unpacked, shape_and_place, mmap=False))
-
-
-class _Unpacking(igzip.IGzipFile):
-    """A gzip file that is unpacked where it is wanted; what it comes from makes a second volume of it, and copies."""
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill a buffer as far as the file goes; returns the bytes."""
-        view, at = memoryview(buffer).cast("B"), 0
-        while chunk := self.read(min(_CHUNK_BYTES, len(view) - at)):
-            view[at : at + len(chunk)] = chunk
-            at += len(chunk)
-        return at
-
-
-def _narrow(held: ArrayProxy) -> np.ndarray:
-    if (held.slope, held.inter) == (1, 0) and held.dtype.newbyteorder("=") in KEPT:
-        return np.asarray(held).astype(held.dtype.newbyteorder("="), copy=False)
-    return np.asarray(held, dtype=np.float32)
 
 
 def write_nifti(file: VolumeFile, path: Path) -> None:

@@ -23,7 +23,8 @@ from lorkd_monailabel.intensities import guess_modality as guess_modality
 from lorkd_monailabel.intensities import normalise as normalise
 from lorkd_monailabel.intensities import scaling
 from lorkd_monailabel.resampling import resample
-from lorkd_monailabel.volume_files import KEPT, read_volume_file
+from lorkd_monailabel.unpacking import KEPT
+from lorkd_monailabel.volume_files import read_volume_file
 
 Modality = Literal["ct", "mri"]
 Number = TypeVar("Number", int, float)

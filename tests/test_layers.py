@@ -19,6 +19,7 @@ ROWS = (
         "resampling",
         "volumes",
         "intensities",
+        "unpacking",
         "volume_files",
         "label_maps",
         "networks",

@@ -1,4 +1,4 @@
-"""Tests of lorkd_monailabel.volume_files: a .nii.gz that all cores unpack is read as one core reads it."""
+"""Tests of lorkd_monailabel.unpacking: a .nii.gz that all cores unpack is read as one core reads it."""
 
 import gzip
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ import pytest
 import rapidgzip
 import torch
 
-from lorkd_monailabel import volume_files
+from lorkd_monailabel import unpacking
 from lorkd_monailabel.volumes import read_volume
 
 
@@ -33,7 +33,7 @@ def opened(monkeypatch: pytest.MonkeyPatch, two_cores: None) -> list[int]:
         asked.append(parallelization)
         return known(path, parallelization=parallelization)
 
-    monkeypatch.setattr(volume_files, "_MUCH_BYTES", 0)
+    monkeypatch.setattr(unpacking, "_MUCH_BYTES", 0)
     monkeypatch.setattr(rapidgzip, "open", noted)
     return asked
 
@@ -92,7 +92,7 @@ def test_a_small_file_is_not_worth_two_cores(
     tmp_path: Path, opened: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     packed = image(tmp_path / "image.nii.gz")
-    monkeypatch.setattr(volume_files, "_MUCH_BYTES", len(packed) + 1)
+    monkeypatch.setattr(unpacking, "_MUCH_BYTES", len(packed) + 1)
     assert read_volume(tmp_path / "image.nii.gz").array.shape == (64, 60, 50)
     assert opened == []
 
