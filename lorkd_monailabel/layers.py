@@ -71,13 +71,13 @@ class Layering:
         """Adds a target; arguments and errors are those of ``Merging.add``."""
         check_segment(segment, probability, self._grid, part=part, earlier=self._segments)
         claimed = probability > THRESHOLD
-        own = bounding_box(claimed)
+        own = _bounding_box(claimed)
         self._segments.append(segment)
         if own is None:
             self._layers.append(0)
             self._found[segment.value] = Found(0, None)
             return
-        box, claimed = shifted(own, part), claimed[own]
+        box, claimed = _shifted(own, part), claimed[own]
         free = (layer for layer, array in enumerate(self._arrays) if not array[box][claimed].any())
         layer = next(free, len(self._arrays))
         if layer == len(self._arrays):
@@ -102,7 +102,7 @@ class Layering:
         return dict(self._found)
 
 
-def bounding_box(mask: np.ndarray) -> Box | None:
+def _bounding_box(mask: np.ndarray) -> Box | None:
     """Gives the smallest box that holds all of an array (X, Y, Z) that is not 0; None where all is."""
     planes = np.flatnonzero(mask.max(axis=(1, 2), initial=0))
     if planes.size == 0:
@@ -115,7 +115,7 @@ def bounding_box(mask: np.ndarray) -> Box | None:
     return x, y, z
 
 
-def shifted(box: Box, part: Box | None) -> Box:
+def _shifted(box: Box, part: Box | None) -> Box:
     """Gives a box within a part of a grid as a box of the grid."""
     if part is None:
         return box
