@@ -75,7 +75,7 @@ def slabs(length: int, step: int) -> list[slice]:
     return [slice(start, min(start + step, length)) for start in range(0, length, step)]
 
 
-def pieces(array: np.ndarray, size: int) -> list[np.ndarray]:
+def pieces(array: np.ndarray, size: int = 1 << 20) -> list[np.ndarray]:
     """Part an array into views of about a size, in elements, along the axis that is outermost in memory."""
     outermost = int(np.argmax(np.abs(array.strides)))
     turned = np.moveaxis(array, outermost, 0)

@@ -11,7 +11,6 @@ INTENSITIES = ("fixed", "sat")
 """Ways to normalise: this project's own, and that of SAT and of the released LoRKD networks."""
 
 _CT = np.float32(-500), np.float32(1000)
-_PIECE_VOXELS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -85,5 +84,5 @@ def guess_modality(array: np.ndarray) -> Literal["ct", "mri"]:
     magnetic resonance are not negative, but for the few voxels where resampling by splines overshot, which is why a
     share decides and not the minimum. A CT stored without its offset must be named.
     """
-    low = sum(each(lambda piece: np.count_nonzero(piece <= -50), pieces(array, _PIECE_VOXELS)))
+    low = sum(each(lambda piece: np.count_nonzero(piece <= -50), pieces(array)))
     return "ct" if array.size and low >= 0.01 * array.size else "mri"

@@ -35,7 +35,7 @@ def voxels(held: ArrayProxy, path: Path) -> np.ndarray:
         try:
             with rapidgzip.open(str(path), parallelization=cores) as unpacked:
                 return _narrow(ArrayProxy(unpacked, shape_and_place, mmap=False))
-        except (ValueError, RuntimeError, OSError) as error:
+        except (ValueError, RuntimeError, OSError, MemoryError) as error:  # one core needs less memory, too
             _LOG.info("%s is unpacked on one core: %s", path, error)
     with _Unpacking(str(path), "rb") as unpacked:
         return _narrow(ArrayProxy(unpacked, shape_and_place, mmap=False))

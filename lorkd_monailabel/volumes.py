@@ -29,8 +29,6 @@ from lorkd_monailabel.volume_files import read_volume_file
 Modality = Literal["ct", "mri"]
 Number = TypeVar("Number", int, float)
 
-_PIECE_VOXELS = 1 << 20
-
 
 @dataclass(frozen=True, eq=False)
 class Volume:
@@ -65,7 +63,7 @@ def read_volume(path: str | Path, modality: str = "auto") -> Volume:
         # in the file's order: another costs as much as reading it
         array = file.array if file.array.dtype in KEPT else np.asarray(file.array, dtype=np.float32)
     # of the extremes alone, as NaN and infinity always reach them: no temporary of the volume's size
-    extremes = each(lambda piece: (piece.min(), piece.max()), pieces(array, _PIECE_VOXELS))
+    extremes = each(lambda piece: (piece.min(), piece.max()), pieces(array))
     low, high = float(np.min(extremes)), float(np.max(extremes))
     if not np.isfinite(low) or not np.isfinite(high):
         raise ValueError(f"{path} holds NaN or infinite values, but all must be finite numbers; export it again")
