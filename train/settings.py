@@ -26,7 +26,7 @@ class DataConfig:
         intensities: that the networks see, ``fixed`` or ``sat``, see ``lorkd_monailabel.volumes.normalise``.
         all_structures: ask for structures of other departments too where the case has them; an expert never does.
         augment: vary geometry and intensities.
-        variations: more of them, of ``gamma``, ``blur`` and ``low_resolution``.
+        variations: more of them, of ``gamma``, ``blur``, ``low_resolution`` and ``bias_field``.
         workers: processes that make samples, and that prepare cases.
         cache: folder of prepared cases.
     """

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-VARIATIONS = ("gamma", "blur", "low_resolution")
+VARIATIONS = ("gamma", "blur", "low_resolution", "bias_field")
 """Variations of intensities that a run can ask for beside contrast, brightness and noise, which are always there."""
 
 MOVED = 0.5
@@ -20,7 +20,8 @@ class Augmentation:
 
     Args:
         variations: some of ``VARIATIONS``: ``gamma`` (exponents 0.7 to 1.5; mean and deviation stay), ``blur``
-            (Gaussian, 0.5 to 1 voxel), ``low_resolution`` (half to full resolution and back).
+            (Gaussian, 0.5 to 1 voxel), ``low_resolution`` (half to full resolution and back), ``bias_field`` (a coil's:
+            the intensities above the least times a smooth field, the exponential of polynomials of third degree).
 
     Raises:
         ValueError: a variation is unknown.
@@ -34,6 +35,7 @@ class Augmentation:
         from monai.transforms import (
             RandAdjustContrast,
             RandAffineGrid,
+            RandBiasField,
             RandGaussianNoise,
             RandGaussianSmooth,
             RandScaleIntensity,
@@ -48,6 +50,7 @@ class Augmentation:
             "gamma": RandAdjustContrast(prob=0.3, gamma=(0.7, 1.5), retain_stats=True),
             "blur": RandGaussianSmooth(prob=0.2, sigma_x=(0.5, 1), sigma_y=(0.5, 1), sigma_z=(0.5, 1)),
             "low_resolution": RandSimulateLowResolution(prob=0.2, zoom_range=(0.5, 1)),
+            "bias_field": AboveLeast(RandBiasField(prob=0.3, coeff_range=(-0.15, 0.15))),
         }
         self._intensities: tuple[Any, ...] = (
             RandScaleIntensity(factors=0.2, prob=0.5),
@@ -70,6 +73,27 @@ class Augmentation:
         for transform in self._intensities:
             image = transform.set_random_state(state=state)(image)
         return image.as_subclass(Tensor)  # MONAI's tensors carry what nobody reads here
+
+
+class AboveLeast:
+    """A transform of what intensities are above the least of them: it may multiply, and air stays what it is.
+
+    Args:
+        transform: one of MONAI's random ones.
+    """
+
+    def __init__(self, transform: Any) -> None:
+        self.transform = transform
+
+    def set_random_state(self, *, state: np.random.RandomState) -> "AboveLeast":
+        """Draw from a generator from now on."""
+        self.transform.set_random_state(state=state)
+        return self
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Give the transformed image."""
+        least = image.min()
+        return self.transform(image - least) + least
 
 
 def sampling_grid(affine: Tensor, shape: Sequence[int]) -> Tensor:

@@ -71,18 +71,27 @@ def test_a_variation_does_what_its_name_says(variation: str) -> None:
     noisy = image() + torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(0))
     plain = {type(each) for each in Augmentation()._intensities}
     (transform,) = [each for each in Augmentation([variation])._intensities if type(each) not in plain]
-    transform.set_random_state(seed=0)
+    transform.set_random_state(state=np.random.RandomState(0))
     drawn = [transform(noisy).as_subclass(torch.Tensor) for _ in range(40)]
-    changed = [patch for patch in drawn if not torch.equal(patch, noisy)]
+    changed = [patch for patch in drawn if not torch.allclose(patch, noisy, atol=1e-5)]
     assert 2 <= len(changed) <= 22
     for patch in changed:
         if variation == "gamma":
             assert torch.equal(patch.flatten().argsort(stable=True), noisy.flatten().argsort(stable=True))
             assert patch.mean().item() == pytest.approx(noisy.mean().item(), abs=0.02)
+        elif variation == "bias_field":
+            least = noisy.min()
+            above = noisy > least + 1
+            field = (patch - least)[above] / (noisy - least)[above]
+            assert patch.min().item() == pytest.approx(least.item(), abs=1e-5)  # air is not lit
+            assert 0.2 < field.min() < field.max() < 5
+            assert field.max() / field.min() > 1.05
+            smooth = torch.where(above, (patch - least) / (noisy - least), torch.nan).log()
+            assert smooth.diff(dim=1).abs().nan_to_num().max() < 0.5  # log of the field, from voxel to voxel
         else:
             assert roughness(patch) < roughness(noisy)
 
 
 def test_an_unknown_variation_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"variation 'flip' must be one of gamma, blur, low_resolution"):
+    with pytest.raises(ValueError, match=r"variation 'flip' must be one of gamma, blur, low_resolution, bias_field"):
         Augmentation(["blur", "flip"])

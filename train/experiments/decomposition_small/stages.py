@@ -86,13 +86,14 @@ def joint(name: str, sets: Mapping[str, object] | None = None, *, teacher: str =
     return decomposition(name, "joint.toml", teacher=teacher, start=SHIPPED_BASE, ranks=ranks, sets=sets)
 
 
-def in_parts(name: str, *, ranks: str = "") -> tuple[Stage, Stage, Stage]:
-    """Base and experts in three parts; the second draws the samples of the first again, the third others."""
-    more, last = f"{name}_more", f"{name}_last"
+def in_parts(name: str, *, ranks: str = "") -> tuple[Stage, ...]:
+    """Base and experts in four parts; the second draws the samples of the first again, the others new ones."""
+    more, last, end = (f"{name}_{part}" for part in ("more", "last", "end"))
     return (
         joint(name, ranks=ranks),
         decomposition(more, "joint_more.toml", start=f"{name}/store", ranks=ranks),
         decomposition(last, "joint_more.toml", start=f"{more}/store", ranks=ranks, redraw=1),
+        decomposition(end, "joint_end.toml", start=f"{last}/store", ranks=ranks, redraw=2),
     )
 
 
@@ -126,9 +127,9 @@ MAIN = (
     decomposition("warmup", "warmup.toml"),
     *in_parts("lorkd_star", ranks=RANKS),
     evaluation("foundation", FOUNDATION),
-    evaluation("lorkd_star", "lorkd_star_last/store"),
+    evaluation("lorkd_star", "lorkd_star_end/store"),
     *in_parts("lorkd"),
-    evaluation("lorkd", "lorkd_last/store"),
+    evaluation("lorkd", "lorkd_end/store"),
     *(plain(f"specialists/{name}", "specialist.toml", sets={"data.departments": [name]}) for name in DEPARTMENTS),
     evaluation("specialists", "specialists"),
     comparison(
