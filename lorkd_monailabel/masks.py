@@ -89,8 +89,8 @@ def that_show_something(windows: Tensor) -> Tensor:
     Returns:
         (B,) truth values.
     """
-    low, high = windows.flatten(1).aminmax(dim=1)
-    return low < high
+    each = windows.flatten(1)
+    return each.amin(dim=1) < each.amax(dim=1)  # ``aminmax`` along an axis takes twenty times as long
 
 
 def _in_pairs(windows: Tensor) -> Tensor:
