@@ -160,7 +160,7 @@ KEPT = [
     *("pam50_small", "promise12", "qmritools_legs", "sct_testing_data"),
 ]
 
-DOWNSTREAM: Mapping[str, object] = {"data.departments": ["thorax"], "data.sources": [HELD_OUT], "steps": 400}
+DOWNSTREAM: Mapping[str, object] = {"data.departments": ["thorax"], "data.sources": [HELD_OUT], "steps": 1200}
 
 TEACHER = "transfer/foundation/foundation.safetensors"
 
