@@ -17,6 +17,17 @@ SHIPPED_FOUNDATION = str(shipped.FOUNDATION)
 SHIPPED_BASE = str(shipped.STORE / "base/0001.safetensors")
 RANKS = "warmup/ranks.json"
 FOUNDATION = "foundation/foundation.safetensors"
+FOUNDATION_WHOLE = "foundation_whole/foundation.safetensors"
+
+WHOLE: Mapping[str, object] = {"data.margin_mm": 1000, "learning_rate": 5e-4}
+"""What a network never saw it takes for anything: brain experts found the brainstem in shoulders."""
+
+FOUNDATION_END: Mapping[str, object] = {
+    "balance": 0.0,
+    "data.variations": ["gamma", "blur", "low_resolution", "bias_field"],
+    "steps": 700,
+}
+"""Of its last part: what base and experts have in theirs, and by operations as many steps as in their fifth."""
 
 
 @dataclass(frozen=True)
@@ -87,13 +98,22 @@ def joint(name: str, sets: Mapping[str, object] | None = None, *, teacher: str =
 
 
 def in_parts(name: str, *, ranks: str = "") -> tuple[Stage, ...]:
-    """Base and experts in four parts; the second draws the samples of the first again, the others new ones."""
-    more, last, end = (f"{name}_{part}" for part in ("more", "last", "end"))
+    """Base and experts in five parts; the second draws the samples of the first again, the others new ones."""
+    more, last, end, whole = (f"{name}_{part}" for part in ("more", "last", "end", "whole"))
     return (
         joint(name, ranks=ranks),
         decomposition(more, "joint_more.toml", start=f"{name}/store", ranks=ranks),
         decomposition(last, "joint_more.toml", start=f"{more}/store", ranks=ranks, redraw=1),
         decomposition(end, "joint_end.toml", start=f"{last}/store", ranks=ranks, redraw=2),
+        decomposition(
+            whole,
+            "joint_end.toml",
+            teacher=FOUNDATION_WHOLE,
+            start=f"{end}/store",
+            ranks=ranks,
+            sets={**WHOLE, "expert_learning_rate": 5e-4, "steps": 2000},
+            redraw=3,
+        ),
     )
 
 
@@ -124,12 +144,13 @@ def comparison(name: str, runs: Mapping[str, str]) -> Stage:
 
 MAIN = (
     plain("foundation", "foundation.toml", start=SHIPPED_FOUNDATION),
+    plain("foundation_whole", "foundation.toml", start=FOUNDATION, sets={**WHOLE, **FOUNDATION_END}),
     decomposition("warmup", "warmup.toml"),
     *in_parts("lorkd_star", ranks=RANKS),
-    evaluation("foundation", FOUNDATION),
-    evaluation("lorkd_star", "lorkd_star_end/store"),
+    evaluation("foundation", FOUNDATION_WHOLE),
+    evaluation("lorkd_star", "lorkd_star_whole/store"),
     *in_parts("lorkd"),
-    evaluation("lorkd", "lorkd_end/store"),
+    evaluation("lorkd", "lorkd_whole/store"),
     *(plain(f"specialists/{name}", "specialist.toml", sets={"data.departments": [name]}) for name in DEPARTMENTS),
     evaluation("specialists", "specialists"),
     comparison(
