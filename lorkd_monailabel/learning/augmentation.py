@@ -91,9 +91,11 @@ class AboveLeast:
         return self
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Give the transformed image."""
+        """Give the transformed image; one that the transform left alone is the same to the last bit."""
         least = image.min()
-        return self.transform(image - least) + least
+        above = image - least
+        result = self.transform(above)
+        return image if torch.equal(result, above) else result + least
 
 
 def sampling_grid(affine: Tensor, shape: Sequence[int]) -> Tensor:

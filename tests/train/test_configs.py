@@ -43,7 +43,6 @@ RECIPES = {
     f"{SMALL}/specialist.toml": "pretrain",
     f"{SMALL}/warmup.toml": "decompose",
     f"{SMALL}/joint.toml": "decompose",
-    f"{SMALL}/joint_end.toml": "decompose",
     f"{SMALL}/joint_more.toml": "decompose",
     f"{SMALL}/finetune.toml": "finetune",
     f"{SMALL}/evaluate.toml": "evaluate",
@@ -63,7 +62,7 @@ def run(recipe: str, config: Path, settings: Mapping[str, object]) -> int:
 def test_the_table_names_every_config(root: Path) -> None:
     found = {path.relative_to(root / "train").as_posix() for path in (root / "train").rglob("*.toml")}
     assert found == RECIPES.keys()
-    assert len(found) == 22
+    assert len(found) == 21
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -85,7 +84,6 @@ def test_ranks_are_equal_unless_a_config_says_otherwise(root: Path) -> None:
         "warmup": 6,
         "joint": 6,
         "joint_more": 6,
-        "joint_end": 6,
     }
     assert {own.rank for name, own in star.items() if SMALL not in name} == {8}
     bounds = {Path(name).stem: (own.least_rank, own.most_rank) for name, own in star.items()}
