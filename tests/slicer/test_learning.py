@@ -111,7 +111,7 @@ def test_an_expert_learns_and_goes_back(qtbot, slicer, connected, server, make_v
     qtbot.waitUntil(lambda: ui.trainButton.text == "Train", timeout=200_000)
     outcome = ui.trainLabel.text
     if "candidate" in outcome:
-        assert ui.publishButton.enabled
+        qtbot.waitUntil(lambda: ui.publishButton.enabled, timeout=10_000)  # once the panel has asked for it
         ui.publishButton.click()
     else:
         assert f"Published as revision {before + 1}" in outcome
