@@ -70,6 +70,8 @@ def samples_of(data: DataConfig, prepared: dict[str, list[PreparedCase]], *, str
         negatives=data.negatives,
         augment=data.augment,
         variations=data.variations,
+        rotation_rad=data.rotation_rad,
+        scaling=data.scaling,
         seed=seed,
     )
 

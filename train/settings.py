@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from lorkd_monailabel.learning.augmentation import ROTATION_RAD, SCALING
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -27,6 +29,8 @@ class DataConfig:
         all_structures: ask for structures of other departments too where the case has them; an expert never does.
         augment: vary geometry and intensities.
         variations: more of them, of ``gamma``, ``blur``, ``low_resolution`` and ``bias_field``.
+        rotation_rad: the largest angle that a patch is turned by about each axis.
+        scaling: the largest change of its lengths along each axis, 0.15 for 85 to 115 %.
         workers: processes that make samples, and that prepare cases.
         cache: folder of prepared cases.
     """
@@ -48,6 +52,8 @@ class DataConfig:
     all_structures: bool = False
     augment: bool = True
     variations: list[str] = field(default_factory=list)
+    rotation_rad: float = ROTATION_RAD
+    scaling: float = SCALING
     workers: int = 1
     cache: str = ".cache/prepared"
 

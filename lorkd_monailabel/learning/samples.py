@@ -4,6 +4,7 @@ import copy
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import Dataset
 
-from lorkd_monailabel.learning.augmentation import Augmentation, moved
+from lorkd_monailabel.learning.augmentation import ROTATION_RAD, SCALING, Augmentation, moved, reach, sampling_grid
 from lorkd_monailabel.learning.prepared import PreparedCase
 from lorkd_monailabel.learning.sampler import department_at
 from lorkd_monailabel.teachers.masks import StoredMasks
@@ -42,6 +43,31 @@ class Sample:
     teacher: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class _Window:
+    """Where a patch comes from.
+
+    Attributes:
+        part: of the case that is read: the patch, and as much around it as its motion needs.
+        shape: of the patch.
+        padded: shape of the part, larger where the case ends before the patch does.
+        grid: of the moved patch in the padded part, for ``moved``; None where it stays.
+    """
+
+    part: tuple[slice, ...]
+    shape: tuple[int, ...]
+    padded: tuple[int, ...]
+    grid: Tensor | None
+
+    def patch(self, read: Tensor, mode: Literal["bilinear", "nearest"], *, beyond: float) -> Tensor:
+        """Cut the patch ``(C, X, Y, Z)`` out of the part, moved; ``beyond`` is the value outside the case."""
+        ends = [
+            side for long, own in zip(self.padded[::-1], read.shape[:0:-1], strict=True) for side in (0, long - own)
+        ]
+        padded = pad(read, ends, value=beyond)
+        return padded if self.grid is None else moved(padded, self.grid, mode)
+
+
 class Samples(Dataset[Sample]):
     """An endless, repeatable stream of samples: the same seed and index give the same sample, on any process.
 
@@ -60,10 +86,12 @@ class Samples(Dataset[Sample]):
         foreground: share of the patches that are cut around a structure; the others lie anywhere.
         negatives: largest share, on average, of structures that are absent from the patch among those asked for.
         variations: further ones of the intensities, see ``Augmentation``.
+        rotation_rad: the largest angle that a patch is turned by about each axis.
+        scaling: the largest change of its lengths.
 
     Raises:
         ValueError: a length below 1, a share outside of 0..1, weights that no department or none of its cases could be
-            drawn by, or an unknown variation.
+            drawn by, or what ``Augmentation`` refuses.
     """
 
     def __init__(
@@ -81,6 +109,8 @@ class Samples(Dataset[Sample]):
         foreground: float = 1.0,
         negatives: float = 0.5,
         variations: Sequence[str] = (),
+        rotation_rad: float = ROTATION_RAD,
+        scaling: float = SCALING,
     ) -> None:
         sides = three(patch)
         if min(*sides, stride, max_queries) < 1:
@@ -103,7 +133,7 @@ class Samples(Dataset[Sample]):
         self.all_structures = all_structures
         self.foreground = foreground
         self.negatives = negatives
-        self.augmentation = Augmentation(variations) if augment else None
+        self.augmentation = Augmentation(variations, rotation_rad=rotation_rad, scaling=scaling) if augment else None
         self._chances = {name: np.cumsum(case_weights(own, source_weights or {})) for name, own in cases.items()}
 
     def only(self, department: str, *, seed: int) -> "Samples":
@@ -118,16 +148,13 @@ class Samples(Dataset[Sample]):
         chances = self._chances[department]
         prepared = self.cases[department][int(np.searchsorted(chances, rng.random() * chances[-1], side="right"))]
         cut = _cut(prepared, self.patch, self.foreground, rng)
-        padding = [side for part in reversed(cut) for side in (0, -(part.stop - part.start) % self.stride)]
-        image = torch.from_numpy(np.array(prepared.image[cut])).float()[None]
-        image = pad(image, padding, value=image.min().item())
-        labels = pad(torch.from_numpy(np.array(prepared.labels[cut])), padding)
-        motion = None
+        motion = self.augmentation.motion(rng) if self.augmentation is not None else None
+        window = _window(cut, prepared.image.shape, self.stride, motion)
+        image = torch.from_numpy(np.array(prepared.image[window.part])).float()[None]
+        image = window.patch(image, "bilinear", beyond=image.min().item())
+        labels = torch.from_numpy(np.array(prepared.labels[window.part]))[None]
+        labels = window.patch(labels.float(), "nearest", beyond=0)[0].short()
         if self.augmentation is not None:
-            motion = self.augmentation.motion(labels.shape, rng)
-            if motion is not None:
-                image = moved(image, motion, "bilinear")
-                labels = moved(labels[None].float(), motion, "nearest")[0].short()
             image = self.augmentation.varied(image, rng)
         annotated = prepared.case.structures
         asked = list(dict.fromkeys((*annotated, *prepared.centres)) if self.all_structures else prepared.centres)
@@ -140,7 +167,7 @@ class Samples(Dataset[Sample]):
             image=image,
             masks=_masks(labels, [annotated.get(name, ()) for name in names]),
             annotated=None if annotated.keys() >= set(names) else torch.tensor([name in annotated for name in names]),
-            teacher=_teacher(prepared.teacher, names, cut, padding, motion) if prepared.teacher else None,
+            teacher=_teacher(prepared.teacher, names, window) if prepared.teacher else None,
         )
 
 
@@ -185,6 +212,20 @@ def _cut(
     return tuple(slice(int(a), int(b)) for a, b in zip(low, np.minimum(low + sides, shape), strict=True))
 
 
+def _window(cut: tuple[slice, ...], whole: Sequence[int], stride: int, motion: Tensor | None) -> _Window:
+    """Say which part of a case ``whole`` is read for a patch that is padded to multiples of ``stride`` and moved."""
+    shape = tuple(part.stop - part.start + -(part.stop - part.start) % stride for part in cut)
+    around = (0, 0, 0) if motion is None else reach(motion, shape)
+    part = tuple(
+        slice(max(0, each.start - extra), min(each.stop + extra, length))
+        for each, extra, length in zip(cut, around, whole, strict=True)
+    )
+    offset = tuple(each.start - read.start for each, read in zip(cut, part, strict=True))
+    read = [max(each.stop - each.start, start + side) for each, start, side in zip(part, offset, shape, strict=True)]
+    grid = None if motion is None else sampling_grid(motion, shape, read, offset)
+    return _Window(part, shape, tuple(read), grid)
+
+
 def _present(prepared: PreparedCase, names: Sequence[str], labels: Tensor, cut: tuple[slice, ...]) -> set[str]:
     """Name the structures that have a voxel in the patch; where nobody annotated one, the teacher says so."""
     # counted as unsigned 16 bit numbers, which takes a fifth of the time of sorting
@@ -221,18 +262,11 @@ def _masks(labels: Tensor, values: Sequence[Sequence[int]]) -> Tensor:
     return masks
 
 
-def _teacher(
-    stored: StoredMasks,
-    names: Sequence[str],
-    cut: tuple[slice, ...],
-    padding: list[int],
-    motion: Tensor | None,
-) -> Tensor:
+def _teacher(stored: StoredMasks, names: Sequence[str], window: _Window) -> Tensor:
     """Cut the teacher's masks as the image was cut, and move them as it was moved."""
-    masks = torch.full((len(names), *(part.stop - part.start for part in cut)), torch.nan)
-    masks = pad(masks, padding, value=torch.nan)
+    masks = torch.full((len(names), *window.shape), torch.nan)
     rows = [row for row, name in enumerate(names) if name in stored.names]
     if rows:
-        known = pad(torch.from_numpy(np.stack([stored.part(names[row], cut) for row in rows])), padding)
-        masks[rows] = known if motion is None else moved(known, motion, "nearest" if stored.hard else "bilinear")
+        known = torch.from_numpy(np.stack([stored.part(names[row], window.part) for row in rows]))
+        masks[rows] = window.patch(known, "nearest" if stored.hard else "bilinear", beyond=0)
     return masks

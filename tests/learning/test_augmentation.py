@@ -7,7 +7,7 @@ import pytest
 import torch
 from monai.transforms import RandAffineGrid, Resample
 
-from lorkd_monailabel.learning.augmentation import MOVED, VARIATIONS, Augmentation, moved, sampling_grid
+from lorkd_monailabel.learning.augmentation import MOVED, VARIATIONS, Augmentation, moved, reach, sampling_grid
 
 SHAPE = (14, 10, 12)
 
@@ -22,12 +22,13 @@ def test_patches_move_as_monai_moves_them() -> None:
     augmentation, moves = Augmentation(), 0
     monai = RandAffineGrid(rotate_range=(0.2,) * 3, translate_range=(4,) * 3, scale_range=(0.15,) * 3)
     for seed in range(12):
-        motion = augmentation.motion(SHAPE, np.random.default_rng(seed))
+        affine = augmentation.motion(np.random.default_rng(seed))
         rng = np.random.default_rng(seed)
         if rng.random() >= MOVED:
-            assert motion is None
+            assert affine is None
             continue
-        assert motion is not None
+        assert affine is not None
+        motion = sampling_grid(affine, SHAPE, SHAPE, (0, 0, 0))
         monai.set_random_state(state=np.random.RandomState(rng.bit_generator))
         grid = monai(SHAPE)
         for mode in ("bilinear", "nearest"):
@@ -42,13 +43,47 @@ def test_patches_move_as_monai_moves_them() -> None:
 def test_a_shift_by_whole_voxels_is_exact() -> None:
     affine = torch.eye(4, dtype=torch.float64)
     affine[:3, 3] = torch.tensor([2.0, -1.0, 3.0])
-    result = moved(image(), sampling_grid(affine, SHAPE), "bilinear")
+    result = moved(image(), sampling_grid(affine, SHAPE, SHAPE, (0, 0, 0)), "bilinear")
     torch.testing.assert_close(result[:, :-2, 1:, :-3], image()[:, 2:, :-1, 3:], rtol=0, atol=1e-5)
+
+
+def test_a_moved_patch_shows_what_lies_around_it() -> None:
+    axes = [torch.arange(length, dtype=torch.float32) for length in (50, 46, 48)]
+    places, start = torch.stack(torch.meshgrid(*axes, indexing="ij")), (18, 18, 18)
+    middle = torch.tensor([first + (length - 1) / 2 for first, length in zip(start, SHAPE, strict=True)])
+    axes = [torch.arange(length) - (length - 1) / 2 for length in SHAPE]
+    own = torch.stack(torch.meshgrid(*axes, indexing="ij")).reshape(3, -1)
+    augmentation, short = Augmentation(rotation_rad=0.5, scaling=0.3), 0
+    for seed in range(40):
+        affine = augmentation.motion(np.random.default_rng(seed))
+        if affine is None:
+            continue
+        expected = (affine[:3, :3].float() @ own + (affine[:3, 3].float() + middle)[:, None]).reshape(3, *SHAPE)
+        for less in (0, 1):
+            around = [max(0, each - less) for each in reach(affine, SHAPE)]
+            part = places[
+                :,
+                *(
+                    slice(first - each, first + length + each)
+                    for first, each, length in zip(start, around, SHAPE, strict=True)
+                ),
+            ]
+            result = moved(part, sampling_grid(affine, SHAPE, part.shape[1:], around), "bilinear")
+            exact = torch.allclose(result, expected, rtol=0, atol=1e-3)
+            assert exact or less
+            short += not exact
+    assert short > 5  # a voxel less around them would not do
+
+
+@pytest.mark.parametrize(("rotation", "scaling"), [(-0.1, 0.1), (4.0, 0.1), (0.1, -0.1), (0.1, 1.0), (math.nan, 0.1)])
+def test_what_no_patch_can_be_moved_by_is_refused(rotation: float, scaling: float) -> None:
+    with pytest.raises(ValueError, match=r"must be in 0..pi and scaling .* below 1; set them in data$"):
+        Augmentation(rotation_rad=rotation, scaling=scaling)
 
 
 def test_the_share_of_moved_patches() -> None:
     augmentation, count = Augmentation(), 300
-    moves = sum(augmentation.motion((2, 2, 2), np.random.default_rng(seed)) is not None for seed in range(count))
+    moves = sum(augmentation.motion(np.random.default_rng(seed)) is not None for seed in range(count))
     assert abs(moves - count * MOVED) < 4 * math.sqrt(count * MOVED * (1 - MOVED))
 
 

@@ -80,6 +80,23 @@ def test_masks_follow_the_augmented_image(make_prepared: Make) -> None:
     assert moved >= 3
 
 
+def test_a_moved_patch_repeats_no_border_of_its_own(make_prepared: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    ramp = np.broadcast_to(np.linspace(0, 60, 61)[:, None, None], (61, 60, 60))
+    labels = np.zeros((61, 60, 60), dtype=np.int16)
+    labels[28:33, 28:33, 28:33] = 1
+    case = make_prepared(labels, {"liver": ("abdomen", (1,))}, image=ramp)
+    samples = stream({"abdomen": [case]}, augment=True, patch=12, rotation_rad=0.5, scaling=0.3)
+    monkeypatch.setattr(samples.augmentation, "_intensities", ())
+    where = torch.stack(torch.meshgrid(*[torch.arange(12.0)] * 3, indexing="ij")).reshape(3, -1)
+    design, turned = torch.cat((where, torch.ones_like(where[:1]))).T, 0
+    for index in range(24):
+        seen = samples[index].image.reshape(-1, 1)
+        fit = torch.linalg.lstsq(design, seen).solution
+        assert (design @ fit - seen).abs().max() < 0.02  # a ramp turned and stretched is one everywhere
+        turned += bool(fit[1:3].abs().max() > 0.2)
+    assert turned > 3
+
+
 def test_no_value_appears_between_two_others(make_prepared: Make) -> None:
     labels = np.where(blocks((24, 24, 24)) > 0, 4, 0).astype(np.int16)
     case = make_prepared(labels, {"liver": ("abdomen", (1, 2, 3)), "spleen": ("abdomen", (4,))})
