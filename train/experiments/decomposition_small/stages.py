@@ -18,6 +18,7 @@ SHIPPED_BASE = str(shipped.STORE / "base/0001.safetensors")
 RANKS = "warmup/ranks.json"
 FOUNDATION = "foundation/foundation.safetensors"
 FOUNDATION_WHOLE = "foundation_whole/foundation.safetensors"
+FOUNDATION_WIDE = "foundation_wide/foundation.safetensors"
 
 PLAIN: Mapping[str, object] = {
     "balance": 0.0,
@@ -25,8 +26,18 @@ PLAIN: Mapping[str, object] = {
 }
 """The paper's cross-entropy, without a weight on the voxels of structures, and all variations of intensities."""
 
-WHOLE: Mapping[str, object] = {**PLAIN, "data.margin_mm": 1000, "learning_rate": 5e-4}
-"""What a network never saw it takes for anything: brain experts found the brainstem in shoulders."""
+WHOLE: Mapping[str, object] = {**PLAIN, "data.margin_mm": 1000}
+"""What a network never saw it takes for anything, as shoulders for the brainstem."""
+
+WIDE: Mapping[str, object] = {"data.rotation_rad": 0.5, "data.scaling": 0.3}
+"""Patches turned and stretched as far as nnU-Net does; eleven livers and twenty hearts are few."""
+
+FAR: Mapping[str, object] = {
+    "data.foreground": 0.3,
+    "data.weights.brain": 2.5,
+    "data.source_weights.msd_hippocampus": 0.15,
+}
+"""More of what lies far from structures, and of whole heads: the brainstem was found in shoulders still."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +108,8 @@ def joint(name: str, sets: Mapping[str, object] | None = None, *, teacher: str =
 
 
 def in_parts(name: str, *, ranks: str = "") -> tuple[Stage, ...]:
-    """Base and experts in five parts; the second draws the samples of the first again, the others new ones."""
-    more, last, end, whole = (f"{name}_{part}" for part in ("more", "last", "end", "whole"))
+    """Base and experts in six parts; the second draws the samples of the first again, the others new ones."""
+    more, last, end, whole, far = (f"{name}_{part}" for part in ("more", "last", "end", "whole", "far"))
     return (
         joint(name, ranks=ranks),
         decomposition(more, "joint_more.toml", start=f"{name}/store", ranks=ranks),
@@ -110,8 +121,17 @@ def in_parts(name: str, *, ranks: str = "") -> tuple[Stage, ...]:
             teacher=FOUNDATION_WHOLE,
             start=f"{end}/store",
             ranks=ranks,
-            sets={**WHOLE, "expert_learning_rate": 5e-4, "steps": 1500},
+            sets={**WHOLE, **WIDE, "steps": 8000},
             redraw=3,
+        ),
+        decomposition(
+            far,
+            "joint_more.toml",
+            teacher=FOUNDATION_WHOLE,
+            start=f"{whole}/store",
+            ranks=ranks,
+            sets={**WHOLE, **WIDE, **FAR, "steps": 6000},
+            redraw=4,
         ),
     )
 
@@ -143,13 +163,14 @@ def comparison(name: str, runs: Mapping[str, str]) -> Stage:
 
 MAIN = (
     plain("foundation", "foundation.toml", start=SHIPPED_FOUNDATION),
-    plain("foundation_whole", "foundation.toml", start=FOUNDATION, sets={**WHOLE, "steps": 700}),
+    plain("foundation_whole", "foundation.toml", start=FOUNDATION, sets={**WHOLE, "learning_rate": 5e-4, "steps": 700}),
+    plain("foundation_wide", "foundation.toml", start=FOUNDATION_WHOLE, sets={**WHOLE, **WIDE, "steps": 700}),
     decomposition("warmup", "warmup.toml"),
     *in_parts("lorkd_star", ranks=RANKS),
-    evaluation("foundation", FOUNDATION_WHOLE),
-    evaluation("lorkd_star", "lorkd_star_whole/store"),
+    evaluation("foundation", FOUNDATION_WIDE),
+    evaluation("lorkd_star", "lorkd_star_far/store"),
     *in_parts("lorkd"),
-    evaluation("lorkd", "lorkd_whole/store"),
+    evaluation("lorkd", "lorkd_far/store"),
     *(plain(f"specialists/{name}", "specialist.toml", sets={"data.departments": [name]}) for name in DEPARTMENTS),
     evaluation("specialists", "specialists"),
     comparison(
