@@ -18,7 +18,6 @@ SHIPPED_BASE = str(shipped.STORE / "base/0001.safetensors")
 RANKS = "warmup/ranks.json"
 FOUNDATION = "foundation/foundation.safetensors"
 FOUNDATION_WHOLE = "foundation_whole/foundation.safetensors"
-FOUNDATION_WIDE = "foundation_wide/foundation.safetensors"
 
 PLAIN: Mapping[str, object] = {
     "balance": 0.0,
@@ -164,10 +163,9 @@ def comparison(name: str, runs: Mapping[str, str]) -> Stage:
 MAIN = (
     plain("foundation", "foundation.toml", start=SHIPPED_FOUNDATION),
     plain("foundation_whole", "foundation.toml", start=FOUNDATION, sets={**WHOLE, "learning_rate": 5e-4, "steps": 700}),
-    plain("foundation_wide", "foundation.toml", start=FOUNDATION_WHOLE, sets={**WHOLE, **WIDE, "steps": 700}),
     decomposition("warmup", "warmup.toml"),
     *in_parts("lorkd_star", ranks=RANKS),
-    evaluation("foundation", FOUNDATION_WIDE),
+    evaluation("foundation", FOUNDATION_WHOLE),
     evaluation("lorkd_star", "lorkd_star_far/store"),
     *in_parts("lorkd"),
     evaluation("lorkd", "lorkd_far/store"),
