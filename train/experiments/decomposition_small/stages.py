@@ -26,7 +26,7 @@ PLAIN: Mapping[str, object] = {
 """The paper's cross-entropy, without a weight on the voxels of structures, and all variations of intensities."""
 
 WHOLE: Mapping[str, object] = {**PLAIN, "data.margin_mm": 1000}
-"""What a network never saw it takes for anything, as shoulders for the brainstem."""
+"""That, and whole images: what a network never saw it takes for anything, as shoulders for the brainstem."""
 
 WIDE: Mapping[str, object] = {"data.rotation_rad": 0.5, "data.scaling": 0.3}
 """Patches turned and stretched as far as nnU-Net does; eleven livers and twenty hearts are few."""
@@ -37,6 +37,15 @@ FAR: Mapping[str, object] = {
     "data.source_weights.msd_hippocampus": 0.15,
 }
 """More of what lies far from structures, and of whole heads: the brainstem was found in shoulders still."""
+
+LATER_PARTS: tuple[tuple[str, Mapping[str, object]], ...] = (
+    (FOUNDATION, {}),
+    (FOUNDATION, {}),
+    (FOUNDATION, PLAIN),
+    (FOUNDATION_WHOLE, {**WHOLE, **WIDE, "steps": 8000}),
+    (FOUNDATION_WHOLE, {**WHOLE, **WIDE, **FAR, "steps": 6000}),
+)
+"""Teacher and settings of the parts of LoRKD and LoRKD* after the first."""
 
 
 @dataclass(frozen=True)
@@ -108,31 +117,21 @@ def joint(name: str, sets: Mapping[str, object] | None = None, *, teacher: str =
 
 def in_parts(name: str, *, ranks: str = "") -> tuple[Stage, ...]:
     """Base and experts in six parts; the second draws the samples of the first again, the others new ones."""
-    more, last, end, whole, far = (f"{name}_{part}" for part in ("more", "last", "end", "whole", "far"))
-    return (
-        joint(name, ranks=ranks),
-        decomposition(more, "joint_more.toml", start=f"{name}/store", ranks=ranks),
-        decomposition(last, "joint_more.toml", start=f"{more}/store", ranks=ranks, redraw=1),
-        decomposition(end, "joint_more.toml", start=f"{last}/store", ranks=ranks, sets=PLAIN, redraw=2),
-        decomposition(
-            whole,
-            "joint_more.toml",
-            teacher=FOUNDATION_WHOLE,
-            start=f"{end}/store",
-            ranks=ranks,
-            sets={**WHOLE, **WIDE, "steps": 8000},
-            redraw=3,
-        ),
-        decomposition(
-            far,
-            "joint_more.toml",
-            teacher=FOUNDATION_WHOLE,
-            start=f"{whole}/store",
-            ranks=ranks,
-            sets={**WHOLE, **WIDE, **FAR, "steps": 6000},
-            redraw=4,
-        ),
-    )
+    parts = [joint(name, ranks=ranks)]
+    for number, (teacher, sets) in enumerate(LATER_PARTS, 2):
+        start = parts[-1].paths["store"]
+        parts.append(
+            decomposition(
+                f"{name}_{number}",
+                "joint_more.toml",
+                teacher=teacher,
+                start=start,
+                ranks=ranks,
+                sets=sets,
+                redraw=number - 2,
+            )
+        )
+    return tuple(parts)
 
 
 def evaluation(name: str, model: str, **sets: object) -> Stage:
@@ -166,9 +165,9 @@ MAIN = (
     decomposition("warmup", "warmup.toml"),
     *in_parts("lorkd_star", ranks=RANKS),
     evaluation("foundation", FOUNDATION_WHOLE),
-    evaluation("lorkd_star", "lorkd_star_far/store"),
+    evaluation("lorkd_star", "lorkd_star_6/store"),
     *in_parts("lorkd"),
-    evaluation("lorkd", "lorkd_far/store"),
+    evaluation("lorkd", "lorkd_6/store"),
     *(plain(f"specialists/{name}", "specialist.toml", sets={"data.departments": [name]}) for name in DEPARTMENTS),
     evaluation("specialists", "specialists"),
     comparison(
